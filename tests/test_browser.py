@@ -1,0 +1,147 @@
+"""JupyterLab in a real Chrome: run the notebook, move its sliders, and see pictures and numbers change."""
+
+import os
+import re
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import sync_playwright
+
+from vaenb import plots
+
+ROOT = Path(__file__).parents[1]
+CHROME = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+          "--disable-component-update", "--disable-sync"]  # fmt: skip
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.timeout(900),
+    pytest.mark.skipif(not plots.chrome(), reason="there is no Chrome or Chromium on this machine"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),  # 2026-11: playwright leaves its pipes to the collector
+]
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    """A JupyterLab on copies of the notebooks, with a configuration of its own; gives the address."""
+    folder = tmp_path_factory.mktemp("lab")
+    shutil.copytree(ROOT / "notebooks", folder / "notebooks", ignore=shutil.ignore_patterns(".*"))
+    port, token = free_port(), secrets.token_hex(8)
+    command = [
+        sys.executable,
+        "-m",
+        "jupyterlab",
+        "--no-browser",
+        f"--port={port}",
+        f"--IdentityProvider.token={token}",
+    ]
+    command += ["--allow-root", "--LabApp.expose_app_in_browser=True", "--LabApp.check_for_updates_class="
+                "jupyterlab.NeverCheckForUpdate", "--LabApp.news_url=None"]  # fmt: skip
+    env = {
+        **os.environ,
+        "JUPYTER_CONFIG_DIR": str(folder / "config"),
+        "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"),
+    }
+    env |= {"JUPYTERLAB_WORKSPACES_DIR": str(folder / "workspaces"), "VAENB_RUNS": str(folder / "runs")}
+    env.setdefault("PLOTLY_RENDERER", "plotly_mimetype")
+    with (
+        (folder / "lab.log").open("w") as log,
+        subprocess.Popen(command, cwd=folder, env=env, stdout=log, stderr=log) as server,
+    ):
+        url = f"http://127.0.0.1:{port}"
+        for _ in range(240):
+            try:
+                urllib.request.urlopen(f"{url}/api/status?token={token}", timeout=5).close()
+                break
+            except OSError:
+                assert server.poll() is None, (folder / "lab.log").read_text()
+                try:
+                    server.wait(0.5)
+                except subprocess.TimeoutExpired:
+                    continue
+        yield url, token
+        server.terminate()
+
+
+@pytest.fixture
+def page(lab):
+    """A tall page (Lab leaves out cells that are off screen), which collects errors and requests to elsewhere."""
+    url, _ = lab
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=plots.chrome(), args=CHROME)
+        page = browser.new_page(viewport={"width": 1280, "height": 1800})
+        page.problems = []
+        page.on("console", lambda m: page.problems.append(m.text) if m.type == "error" else None)
+        page.on("pageerror", lambda error: page.problems.append(str(error)))
+        page.on("requestfailed", lambda r: page.problems.append(f"failed: {r.url} {r.failure}"))
+        local = re.compile(rf"({url}|{url.replace('http', 'ws')}|data:|blob:)")
+        page.on("request", lambda r: None if local.match(r.url) else page.problems.append(f"outside: {r.url}"))
+        yield page
+        browser.close()
+
+
+def open_and_run(page, lab, notebook: str) -> None:
+    url, token = lab
+    page.goto(f"{url}/lab/tree/notebooks/{notebook}?token={token}")
+    page.wait_for_function("() => window.jupyterapp?.shell?.currentWidget?.context?.isReady", timeout=120_000)
+    page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.ready")
+    page.evaluate("() => window.jupyterapp.commands.execute('notebook:run-all-cells')")
+
+
+def press(page, name: str, key: str = "ArrowRight") -> None:
+    slider = page.locator(".widget-hslider", has_text=name)
+    slider.locator(".noUi-handle").focus()
+    page.keyboard.press(key)
+
+
+def state(page) -> dict[str, str]:
+    box = page.locator(".widget-vbox", has=page.locator(".widget-hslider")).first
+    pictures = [box.locator("img").nth(i) for i in range(2)]
+    return {
+        "numbers": box.locator(".widget-html", has_text="SSIM").inner_text(),
+        "picture": pictures[0].get_attribute("src"),
+        "curve": pictures[1].get_attribute("src"),
+        "sliders": " ".join(box.locator(".widget-readout").all_inner_texts()),
+    }
+
+
+def test_the_sliders_of_00_break_a_digit(page, lab):
+    open_and_run(page, lab, "00_start_here.ipynb")
+    errors = page.evaluate(
+        "() => window.jupyterapp.shell.currentWidget.content.model.sharedModel.cells"
+        ".flatMap(c => c.outputs ?? []).filter(o => o.output_type == 'error').map(o => o.evalue)"
+    )
+    assert errors == []
+    page.locator(".widget-hslider").first.wait_for(timeout=60_000)
+    before = state(page)
+    for slider, key in {
+        "attack radius ε": "ArrowRight",
+        "KL weight β": "ArrowRight",
+        "test image": "ArrowRight",
+    }.items():
+        press(page, slider, key)
+        if slider == "attack radius ε":
+            for _ in range(4):
+                page.keyboard.press(key)
+        page.wait_for_function(
+            "([selector, text]) => [...document.querySelectorAll(selector)].some(e => e.innerText.includes('SSIM') "
+            "&& e.innerText != text)",
+            arg=[".widget-html", before["numbers"]],
+            timeout=20_000,
+        )
+        page.wait_for_timeout(500)
+        after = state(page)
+        assert all(after[what] != before[what] for what in before), slider
+        before = after
+    assert page.problems == []

@@ -1,0 +1,243 @@
+"""The contract, the likelihoods, the nets, and the bounds on log p(x), against closed forms and torch.distributions."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.distributions import Independent, Normal, kl_divergence
+
+from tests.oracles import LinearGaussian, seeded
+from vaenb.metrics.likelihood import bits_per_dim, elbo, iwae
+from vaenb.models import VAE, DiagonalGaussian, reconstruct, vae
+from vaenb.models.contract import check_images, check_latents, check_model
+from vaenb.models.likelihoods import Bernoulli, ContinuousBernoulli, Gaussian
+from vaenb.models.regularizers import KL
+
+
+def gaussians(n: int, d: int, seed: int) -> DiagonalGaussian:
+    g = seeded(seed)
+    return DiagonalGaussian(torch.randn(n, d, generator=g), torch.randn(n, d, generator=g))
+
+
+MODELS = {
+    "conv001 32 bernoulli": lambda: vae(image_shape=(1, 32, 32), latent_dim=10),
+    "conv001 64 colour gaussian": lambda: vae(image_shape=(3, 64, 64), latent_dim=6, likelihood="gaussian"),
+    "conv002a continuous bernoulli": lambda: vae(
+        image_shape=(1, 32, 32), latent_dim=64, net="conv002a", likelihood="continuous_bernoulli"
+    ),
+    "mlp": lambda: vae(image_shape=(1, 8, 8), latent_dim=2, net="mlp"),
+    "linear gaussian (not ours)": LinearGaussian,
+}
+
+
+@pytest.fixture(params=MODELS)
+def model(request):
+    torch.manual_seed(0)
+    built = MODELS[request.param]()
+    return built.eval() if isinstance(built, nn.Module) else built
+
+
+def some_images(model, n: int = 5) -> Tensor:
+    shape = model.image_shape if isinstance(model, VAE) else model.shape
+    return torch.rand(n, *shape, generator=seeded(2))
+
+
+def test_every_model_meets_the_contract(model):
+    check_model(model)
+    x = some_images(model)
+    q = model.posterior(x)
+    z = q.rsample(generator=seeded())
+    assert z.shape == q.mean.shape == q.stddev.shape and (q.stddev > 0).all()
+    assert model.decode(z).shape == x.shape
+    if not isinstance(model, LinearGaussian):  # a linear decoder's mean may leave the box
+        check_images(model.decode(z))
+    for value in (
+        q.log_prob(z),
+        q.kl(q),
+        model.log_prior(z),
+        model.log_likelihood(x, z),
+        elbo(model, x),
+        iwae(model, x),
+    ):
+        assert value.shape == (5,) and value.isfinite().all()
+    assert torch.equal(z, q.rsample(generator=seeded()))
+    assert torch.allclose(q.kl(q), torch.zeros(5), atol=1e-5)
+
+
+def test_images_do_not_influence_each_other(model):
+    x = some_images(model)
+    z = model.posterior(x).mean
+    torch.testing.assert_close(model.posterior(x[2:3]).mean, z[2:3], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(model.decode(z[2:3]), model.decode(z)[2:3], rtol=1e-4, atol=1e-5)
+
+
+def test_latents_have_a_gradient(model):
+    x = some_images(model)
+    z = model.posterior(x).mean.detach().requires_grad_()
+    (gradient,) = torch.autograd.grad((model.log_likelihood(x, z) + model.log_prior(z)).sum(), z)
+    assert gradient.isfinite().all() and (gradient.abs().sum(1) > 0).all()
+
+
+@given(st.integers(1, 6), st.integers(1, 20), st.integers(0, 1000))
+@settings(deadline=None, max_examples=25)
+def test_diagonal_gaussian_is_torchs_normal(n, d, seed):
+    p, q = gaussians(n, d, seed), gaussians(n, d, seed + 1)
+    reference_p, reference_q = (Independent(Normal(g.mean, g.stddev), 1) for g in (p, q))
+    z = torch.randn(n, d, generator=seeded(seed))
+    torch.testing.assert_close(p.log_prob(z), reference_p.log_prob(z), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(p.kl(q), kl_divergence(reference_p, reference_q), rtol=1e-4, atol=1e-4)
+
+
+def test_rsample_has_the_posteriors_moments():
+    q = gaussians(1, 3, 0)
+    many = DiagonalGaussian(q.mean.expand(200_000, 3), q.logvar.expand(200_000, 3)).rsample(generator=seeded())
+    torch.testing.assert_close(many.mean(0), q.mean[0], atol=0.02, rtol=0)
+    torch.testing.assert_close(many.std(0), q.stddev[0], atol=0, rtol=0.01)
+
+
+def test_slicing_a_posterior_slices_its_rows():
+    q, index = gaussians(5, 3, 0), torch.tensor([4, 0])
+    z = torch.zeros(5, 3)
+    assert torch.equal(q[index].log_prob(z[index]), q.log_prob(z)[index])
+
+
+@pytest.mark.parametrize("likelihood", [ContinuousBernoulli(), Gaussian(0.05)])
+def test_densities_integrate_to_one(likelihood):
+    x = (
+        torch.linspace(-1, 2, 300_001, dtype=torch.float64)
+        if isinstance(likelihood, Gaussian)
+        else torch.linspace(0, 1, 100_001, dtype=torch.float64)
+    )
+    for logit in (-3.0, 0.0, 1e-4, 2.0):
+        density = likelihood.log_prob(
+            x.view(-1, 1, 1, 1), torch.full((len(x), 1, 1, 1), logit, dtype=torch.float64)
+        ).exp()
+        assert torch.trapezoid(density, x).item() == pytest.approx(1, abs=1e-6)
+        mean = torch.trapezoid(density * x, x).item()
+        assert likelihood.mean(torch.tensor(logit, dtype=torch.float64)).item() == pytest.approx(mean, abs=1e-4)
+
+
+def test_bernoulli_is_the_cross_entropy():
+    x, logits = torch.rand(4, 1, 8, 8, generator=seeded()), torch.randn(4, 1, 8, 8, generator=seeded(1))
+    reference = nn.functional.binary_cross_entropy_with_logits(logits, x, reduction="none").sum((1, 2, 3))
+    torch.testing.assert_close(Bernoulli().log_prob(x, logits), -reference)
+
+
+def test_document_001s_squared_error_is_the_default_gaussian():
+    x, logits = torch.rand(4, 1, 8, 8, generator=seeded()), torch.randn(4, 1, 8, 8, generator=seeded(1))
+    squared = ((x - logits.sigmoid()) ** 2).sum((1, 2, 3))
+    constant = 64 * 0.5 * math.log(math.pi)
+    torch.testing.assert_close(Gaussian().log_prob(x, logits), -squared - constant)
+
+
+@pytest.mark.parametrize("likelihood", [Bernoulli(), ContinuousBernoulli(), Gaussian()])
+def test_extreme_logits_keep_finite_values_and_gradients(likelihood):
+    logits = torch.tensor([-80.0, -20, 0, 20, 80]).view(1, 1, 1, 5).requires_grad_()
+    for x in (torch.zeros(1, 1, 1, 5), torch.ones(1, 1, 1, 5)):
+        value = likelihood.log_prob(x, logits)
+        (gradient,) = torch.autograd.grad(value.sum() + likelihood.mean(logits).sum(), logits)
+        assert value.isfinite().all() and gradient.isfinite().all()
+
+
+def test_with_the_exact_posterior_both_bounds_are_the_evidence():
+    model = LinearGaussian()
+    x = torch.rand(6, 1, 4, 4, generator=seeded())
+    for bound in (elbo(model, x, samples=1), iwae(model, x, samples=5)):
+        torch.testing.assert_close(bound, model.log_evidence(x), rtol=1e-4, atol=1e-3)
+
+
+def test_the_iwae_bound_tightens_towards_the_evidence():
+    class Blurred(LinearGaussian):
+        def posterior(self, x):
+            exact = super().posterior(x)
+            return DiagonalGaussian(exact.mean + 0.8, exact.logvar + 0.5)
+
+    model, x = Blurred(), torch.rand(20, 1, 4, 4, generator=seeded())
+    evidence = model.log_evidence(x).mean()
+    gaps = [(evidence - iwae(model, x, samples=k, generator=seeded()).mean()).item() for k in (1, 8, 64, 2048)]
+    exact = LinearGaussian.posterior(model, x)
+    assert gaps[0] > gaps[1] > gaps[2] > gaps[3] > -0.01 and gaps[3] < 0.05
+    elbo_gap = evidence - elbo(model, x, samples=2000, generator=seeded()).mean()
+    assert elbo_gap.item() == pytest.approx(model.posterior(x).kl(exact).mean().item(), abs=0.02)
+
+
+def test_bits_per_dim_of_uniform_bytes_is_eight():
+    x = torch.rand(2, 3, 4, 4)
+    nats = torch.full((2,), -48 * math.log(256))
+    torch.testing.assert_close(bits_per_dim(nats, x), torch.tensor([8.0, 8.0]))
+
+
+def test_the_training_loss_is_the_negative_beta_elbo():
+    torch.manual_seed(0)
+    model = vae(image_shape=(1, 8, 8), latent_dim=2, net="mlp", beta=3.0)
+    x = torch.rand(7, 1, 8, 8)
+    losses = model.losses(x, torch.zeros(7), seeded())
+    q = model.posterior(x)
+    z = q.rsample(generator=seeded())
+    kl = kl_divergence(
+        Independent(Normal(q.mean, q.stddev), 1), Independent(Normal(torch.zeros(7, 2), torch.ones(7, 2)), 1)
+    )
+    expected = (-model.log_likelihood(x, z) + 3.0 * kl).mean()
+    torch.testing.assert_close(losses["loss"], expected)
+    torch.testing.assert_close(losses["loss"], losses["nll"] + 3.0 * losses["kl"])
+
+
+def test_document_001s_net_has_its_channels():
+    model = vae(image_shape=(1, 32, 32), latent_dim=10)
+    encoder = [m.out_channels for m in model.encoder if isinstance(m, nn.Conv2d)]
+    decoder = [m.out_channels for m in model.decoder if isinstance(m, nn.ConvTranspose2d)]
+    assert encoder == [32, 64, 128, 64] and decoder == [128, 64, 32, 1]
+
+
+def test_reconstruct_decodes_the_posterior_mean(model):
+    x = some_images(model)
+    if not isinstance(model, LinearGaussian):
+        torch.testing.assert_close(reconstruct(model, x), model.decode(model.posterior(x).mean).detach())
+
+
+@pytest.mark.parametrize(
+    ("x", "says"),
+    [
+        (torch.rand(2, 1, 8, 8) * 255, "divide by 255"),
+        (torch.rand(2, 1, 8, 8) * 2 - 1, r"\(x \+ 1\) / 2"),
+        (torch.full((2, 1, 8, 8), torch.nan), r"NaN or infinite values in row\(s\) \[0, 1\] of 2"),
+        (torch.rand(0, 1, 8, 8), "empty"),
+        (torch.rand(8, 8), r"\(N, C, H, W\) expected, got shape \(8, 8\)"),
+    ],
+)
+def test_bad_images_are_refused_at_the_door(x, says):
+    with pytest.raises(ValueError, match=says):
+        check_images(x)
+
+
+def test_wrong_types_channels_and_latents_are_refused():
+    model = vae(image_shape=(1, 8, 8), latent_dim=2, net="mlp").eval()
+    with pytest.raises(TypeError, match="255"):
+        check_images(torch.zeros(2, 1, 8, 8, dtype=torch.uint8))
+    with pytest.raises(TypeError, match="a torch tensor"):
+        check_images([[0.0]])
+    with pytest.raises(ValueError, match=r"images \('N', 1, 8, 8\) expected, got \(2, 3, 8, 8\)"):
+        elbo(model, torch.rand(2, 3, 8, 8))
+    with pytest.raises(ValueError, match=r"latents \(N, 2\) expected, got \(4, 3\)"):
+        model.decode(torch.zeros(4, 3))
+    with pytest.raises(ValueError, match=r"flat latents \(N, D\)"):
+        check_latents(torch.zeros(4))
+
+
+def test_bad_models_and_settings_are_refused():
+    with pytest.raises(TypeError, match=r"Linear has no posterior, decode, log_prior, log_likelihood"):
+        check_model(nn.Linear(2, 2))
+    with pytest.raises(ValueError, match=r"model\.eval\(\)"):
+        elbo(vae(image_shape=(1, 32, 32), latent_dim=2), torch.rand(1, 1, 32, 32))
+    with pytest.raises(ValueError, match="a multiple of 16"):
+        vae(image_shape=(1, 28, 28), latent_dim=2)
+    for wrong in ({"beta": -1.0}, {"net": "resnet"}, {"likelihood": "poisson"}, {"latent_dim": 0}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            vae(**{"image_shape": (1, 32, 32), "latent_dim": 2, **wrong})
+    with pytest.raises(ValueError, match="sigma"):
+        Gaussian(0.0)
+    with pytest.raises(ValueError, match="beta"):
+        KL(float("nan"))

@@ -1,0 +1,90 @@
+"""What every committed notebook must be: executed, typed parameters, light, and readable without running it."""
+
+import re
+from pathlib import Path
+
+import nbformat
+import papermill
+import pytest
+
+NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
+MARK = "# NBVAL_CHECK_OUTPUT"
+
+
+@pytest.fixture(params=NOTEBOOKS, ids=lambda p: p.stem)
+def notebook(request):
+    return nbformat.read(request.param, as_version=4)
+
+
+def code_cells(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def output_types(cell) -> set[str]:
+    return {kind for output in cell.outputs for kind in output.get("data", {})}
+
+
+def test_there_are_notebooks():
+    assert [p.stem for p in NOTEBOOKS][0] == "00_start_here"
+
+
+def test_it_was_executed_from_top_to_bottom(notebook):
+    cells = code_cells(notebook)
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+
+
+def test_what_nbval_compares_has_something_to_compare(notebook):
+    marked = [cell for cell in code_cells(notebook) if cell.source.startswith(MARK)]
+    assert marked and all(cell.outputs for cell in marked)
+    assert all(MARK not in cell.source or cell.source.startswith(MARK) for cell in notebook.cells)
+
+
+def test_nothing_went_wrong_and_nothing_spoke_on_stderr(notebook):
+    outputs = [output for cell in code_cells(notebook) for output in cell.outputs]
+    assert not [o for o in outputs if o.output_type == "error" or o.get("name") == "stderr"]
+
+
+def test_parameters_are_typed_and_commented():
+    for path in NOTEBOOKS:
+        parameters = papermill.inspect_notebook(str(path))
+        assert "profile" in parameters and "seed" in parameters
+        for name, info in parameters.items():
+            assert info["inferred_type_name"] != "None", f"{path.name}: {name} has no type"
+            assert info["help"], f"{path.name}: {name} has no comment"
+        assert parameters["profile"]["default"] == '"quick"'
+
+
+def test_every_plotly_figure_has_a_picture_beside_it(notebook):
+    drawn = [cell for cell in code_cells(notebook) if "application/vnd.plotly.v1+json" in output_types(cell)]
+    assert drawn and all("image/png" in output_types(cell) for cell in drawn)
+
+
+def test_a_static_picture_stands_right_before_each_explorer(notebook):
+    cells = code_cells(notebook)
+    explorers = [i for i, cell in enumerate(cells) if re.search(r"Explorer\(", cell.source)]
+    assert all("image/png" in output_types(cells[i - 1]) for i in explorers)
+
+
+def test_it_is_light(notebook, request):
+    assert max(len(str(output)) for cell in code_cells(notebook) for output in cell.outputs) < 300_000
+    assert all(path.stat().st_size < 1_000_000 for path in NOTEBOOKS)
+
+
+def test_no_source_does_what_a_notebook_must_not(notebook):
+    source = "\n".join(cell.source for cell in code_cells(notebook))
+    assert not re.search(r"FigureWidget|sys\.path|^[!%]|\.\./|warnings\.filterwarnings", source, re.MULTILINE)
+
+
+def test_cells_are_short_and_their_ids_can_be_read(notebook):
+    ids = [cell.id for cell in notebook.cells]
+    assert len(set(ids)) == len(ids) and all(
+        re.fullmatch(r"[a-z][a-z0-9-]+", i) and not re.fullmatch(r"[0-9a-f]{8}", i) for i in ids
+    )
+    lengths = sorted(len([line for line in cell.source.splitlines() if line.strip()]) for cell in code_cells(notebook))
+    assert lengths[len(lengths) // 2] <= 9 and lengths[-1] <= 22
+
+
+def test_it_carries_no_traces_of_its_execution(notebook):
+    assert set(notebook.metadata) <= {"kernelspec", "language_info"}
+    assert all(set(cell.metadata) <= {"tags"} for cell in notebook.cells)
+    assert not re.search(r"/root/|/home/|/tmp/|\d+%\|", nbformat.writes(notebook))

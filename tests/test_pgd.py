@@ -1,0 +1,192 @@
+"""The attack engine on losses whose maximum is known, and its invariants."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.oracles import seeded
+from vaenb.attacks.pgd import pgd, random_direction
+
+W = torch.tensor([3.0, -4.0, 0.5])
+
+
+def linear(x, index):
+    return x @ W
+
+
+@pytest.mark.parametrize(("norm", "dual"), [("l2", W.norm()), ("linf", W.abs().sum())])
+def test_a_linear_loss_reaches_the_dual_norm(norm, dual):
+    x = torch.randn(6, 3, generator=seeded())
+    eps = torch.linspace(0, 2, 6)
+    result = pgd(linear, x, eps=eps, alpha=10 * eps, norm=norm, steps=20, generator=seeded())
+    torch.testing.assert_close(result.loss - x @ W, eps * dual, rtol=1e-4, atol=1e-4)
+
+
+def test_targeted_minimises():
+    x = torch.zeros(4, 3)
+    result = pgd(linear, x, eps=1.0, alpha=10.0, steps=20, targeted=True, generator=seeded())
+    torch.testing.assert_close(result.loss, (-W.norm()).expand(4), rtol=1e-4, atol=1e-4)
+
+
+def test_a_quadratic_is_maximised_along_its_first_eigenvector():
+    a = torch.diag(torch.tensor([1.0, 9.0, 4.0]))
+    result = pgd(
+        lambda x, i: (x @ a * x).sum(1), torch.zeros(8, 3), eps=2.0, alpha=2.0, steps=50, restarts=4, generator=seeded()
+    )
+    torch.testing.assert_close(result.loss, torch.full((8,), 36.0), rtol=1e-3, atol=0)
+
+
+def test_from_the_clean_point_a_distance_has_no_gradient_and_random_start_leaves_it():
+    distance = lambda x, i: (x**2).sum(1)  # noqa: E731
+    x = torch.zeros(3, 3)
+    assert (pgd(distance, x, eps=1.0, random_start=False).loss == 0).all()
+    torch.testing.assert_close(pgd(distance, x, eps=1.0, generator=seeded()).loss, torch.ones(3), rtol=1e-4, atol=0)
+
+
+@given(
+    norm=st.sampled_from(["l2", "linf"]),
+    eps=st.lists(st.floats(0, 2), min_size=5, max_size=5),
+    clip=st.booleans(),
+    steps=st.integers(1, 5),
+    seed=st.integers(0, 100),
+)
+@settings(deadline=None, max_examples=60)
+def test_the_ball_and_the_box_are_never_left(norm, eps, clip, steps, seed):
+    x = torch.rand(5, 1, 3, 3, generator=seeded(seed))
+    eps = torch.tensor(eps)
+    weights = torch.randn(9, generator=seeded(seed + 1))
+    for attack in (pgd, random_direction):
+        extra = {"steps": steps, "alpha": 5.0} if attack is pgd else {}
+        result = attack(
+            lambda x, i: x.flatten(1) @ weights,
+            x,
+            eps=eps,
+            norm=norm,
+            clip=(0.0, 1.0) if clip else None,
+            restarts=2,
+            generator=seeded(seed),
+            **extra,
+        )
+        offset = (result.adversarial - x).flatten(1)
+        length = offset.norm(dim=1) if norm == "l2" else offset.abs().amax(1)
+        assert (length <= eps * (1 + 1e-5) + 1e-6).all()
+        assert torch.equal(result.adversarial[eps == 0], x[eps == 0])
+        if clip:
+            assert result.adversarial.min() >= 0 and result.adversarial.max() <= 1
+
+
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+def test_random_directions_have_exactly_the_radius_and_lose_to_the_attack(norm):
+    x, eps = torch.randn(5, 8, generator=seeded()), torch.tensor([0.1, 0.5, 1.0, 2.0, 3.0])
+    loss = lambda x, i: (x @ torch.arange(-3.5, 4)).exp()  # noqa: E731
+    noise = random_direction(loss, x, eps=eps, norm=norm, restarts=5, generator=seeded())
+    offset = noise.adversarial - x
+    torch.testing.assert_close(offset.norm(dim=1) if norm == "l2" else offset.abs().amin(1), eps)
+    assert (pgd(loss, x, eps=eps, norm=norm, restarts=5, generator=seeded()).loss > noise.loss).all()
+    assert (noise.gradient_calls, noise.forward_calls) == (0, 5)
+
+
+@pytest.mark.parametrize("targeted", [False, True])
+def test_the_best_restart_is_kept_for_each_sample(targeted):
+    loss = lambda x, i: (3 * x).sin().sum(1)  # noqa: E731  (many local optima)
+    result = pgd(loss, torch.zeros(7, 4), eps=3.0, steps=3, restarts=6, targeted=targeted, generator=seeded())
+    assert result.restart_losses.shape == (6, 7)
+    best = result.restart_losses.amin(0) if targeted else result.restart_losses.amax(0)
+    assert torch.equal(result.loss, best)
+    torch.testing.assert_close(loss(result.adversarial, None), best)
+    assert (result.restart_losses.std(0) > 0).all() and torch.equal(result.mean_loss, result.restart_losses.mean(0))
+
+
+def test_one_batch_of_radii_is_many_single_attacks():
+    loss = lambda x, i: (x**3).sum(1)  # noqa: E731
+    x = torch.randn(6, 4, generator=seeded())
+    eps = torch.linspace(0.1, 2, 6)
+    batch = pgd(loss, x, eps=eps, random_start=False)
+    for i in range(6):
+        alone = pgd(loss, x[i : i + 1], eps=eps[i].item(), random_start=False)
+        torch.testing.assert_close(alone.adversarial[0], batch.adversarial[i])
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 7, 1000])
+def test_chunks_change_nothing_and_index_names_the_input(chunk):
+    x = torch.randn(5, 4, generator=seeded())
+    goal = torch.randn(5, 4, generator=seeded(1))
+    loss = lambda x, i: -((x - goal[i]) ** 2).sum(1)  # noqa: E731
+    whole = pgd(loss, x, eps=0.5, restarts=3, generator=seeded())
+    parts = pgd(loss, x, eps=0.5, restarts=3, generator=seeded(), chunk=chunk)
+    torch.testing.assert_close(parts.adversarial, whole.adversarial)
+    moved = (goal - x) / (goal - x).norm(dim=1, keepdim=True)
+    torch.testing.assert_close(whole.adversarial, x + 0.5 * moved, rtol=0, atol=0.06)
+
+
+def test_calls_are_counted():
+    calls = {"gradient": 0, "forward": 0}
+
+    def loss(x, index):
+        calls["gradient" if torch.is_grad_enabled() else "forward"] += len(x)
+        return (x**2).sum(1)
+
+    result = pgd(loss, torch.zeros(4, 2), eps=1.0, steps=7, restarts=3, generator=seeded())
+    assert calls == {"gradient": 4 * result.gradient_calls, "forward": 4 * result.forward_calls}
+    assert (result.gradient_calls, result.forward_calls) == (21, 3)
+
+
+def test_gradients_being_off_or_on_outside_changes_nothing():
+    x = torch.randn(3, 3, generator=seeded())
+    with torch.no_grad():
+        off = pgd(linear, x, eps=1.0, generator=seeded())
+    on = pgd(linear, x.clone().requires_grad_(), eps=1.0, generator=seeded())
+    assert torch.equal(off.adversarial, on.adversarial) and not on.adversarial.requires_grad
+
+
+def test_seeds_reproduce():
+    loss = lambda x, i: (3 * x).sin().sum(1)  # noqa: E731
+    one, same, other = (
+        pgd(loss, torch.zeros(3, 4), eps=1.0, restarts=2, generator=seeded(s)).adversarial for s in (0, 0, 1)
+    )
+    assert torch.equal(one, same) and not torch.equal(one, other)
+
+
+def test_the_start_is_uniform_in_the_ball():
+    flat = lambda x, i: 0 * x.sum(1)  # noqa: E731  (no gradient: the start is the result)
+    x = torch.zeros(20_000, 3)
+    radius = pgd(flat, x, eps=2.0, steps=1, generator=seeded(), chunk=20_000).adversarial.norm(dim=1) / 2
+    quantiles = torch.tensor([0.1, 0.25, 0.5, 0.75, 0.9])
+    torch.testing.assert_close(radius.quantile(quantiles), quantiles ** (1 / 3), atol=0.01, rtol=0)
+
+
+def test_a_tiny_gradient_still_has_a_direction():
+    result = pgd(lambda x, i: 1e-30 * (x @ W), torch.zeros(1, 3), eps=1.0, alpha=10.0, steps=20, generator=seeded())
+    torch.testing.assert_close(result.adversarial[0], W / W.norm(), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("argument", "value", "says"),
+    [
+        ("eps", -0.1, "eps: finite and ≥ 0 expected, got -0.1"),
+        ("eps", float("nan"), "eps: finite"),
+        ("eps", torch.ones(3), r"eps: a number or a tensor \(2,\)"),
+        ("alpha", -1.0, "alpha: finite and ≥ 0"),
+        ("restarts", 0, "restarts: a whole number ≥ 1 expected, got 0"),
+        ("steps", 0, "steps: a whole number ≥ 1"),
+        ("steps", 2.5, "steps: a whole number"),
+        ("chunk", 0, "chunk"),
+        ("norm", "l1", "norm: l2 or linf expected, got 'l1'"),
+        ("clip", (0.0, 0.5), r"x: values in clip=\(0.0, 0.5\) expected"),
+        ("x", torch.rand(0, 3), "x: a non-empty float tensor"),
+        ("x", torch.zeros(2, 3, dtype=torch.long), "x: a non-empty float tensor"),
+        ("x", torch.full((2, 3), torch.nan), "x: NaN"),
+        ("loss_fn", lambda x, i: x.sum(), r"loss_fn: one loss for each input, \(2,\), expected, got \(\)"),
+        ("loss_fn", lambda x, i: x.sum(1) * torch.nan, r"loss_fn: NaN or infinite loss for input\(s\) \[0, 1\] of 2"),
+    ],
+)
+def test_bad_arguments_are_refused(argument, value, says):
+    arguments = {"loss_fn": linear, "x": torch.ones(2, 3), "eps": 1.0, argument: value}
+    with pytest.raises(ValueError, match=says):
+        pgd(arguments.pop("loss_fn"), arguments.pop("x"), **arguments)
+
+
+def test_equal_starts_are_not_restarts():
+    with pytest.raises(ValueError, match="restarts: 3 runs from the same start"):
+        pgd(linear, torch.ones(2, 3), eps=1.0, restarts=3, random_start=False)

@@ -1,0 +1,112 @@
+"""Figures carry the numbers they were given, and explorers show what their sliders say."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.oracles import seeded
+from vaenb import plots
+from vaenb.metrics.distortion import DDCurve
+from vaenb.models import vae
+from vaenb.widgets import LatentAttackExplorer
+
+RADII = torch.tensor([0.0, 1.0, 2.0])
+
+
+def some_curve(seed=0, n=4, d=2) -> DDCurve:
+    g = seeded(seed)
+    ssim = torch.stack([torch.ones(n), torch.rand(n, generator=g) * 0.5 + 0.4, torch.rand(n, generator=g) * 0.3])
+    return DDCurve(RADII, {"SSIM": ssim, "LPIPS": 1 - ssim}, torch.randn(3, n, d, generator=g) * RADII[:, None, None])
+
+
+def pixels(png: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(png)))
+
+
+def test_tile_keeps_every_pixel():
+    images = torch.rand(3, 1, 5, 5, generator=seeded())
+    picture = pixels(plots.tile([images, 1 - images], zoom=2, gap=1))
+    assert picture.shape == (2 * 12, 3 * 12, 3)
+    expected = (images * 255).round().byte()[2, 0].numpy()
+    assert np.array_equal(picture[1:11:2, 25:35:2, 0], expected)
+    assert (picture[0] == 255).all()
+
+
+def test_colour_images_keep_their_channels():
+    red = torch.tensor([1.0, 0, 0]).view(1, 3, 1, 1).expand(1, 3, 4, 4)
+    assert pixels(plots.tile([red], gap=0))[0, 0].tolist() == [255, 0, 0]
+
+
+def test_dd_curves_draw_the_means_and_the_control():
+    curve, noise = some_curve(), some_curve(1)
+    fig = plots.dd_curves({"β = 1": curve}, "SSIM", controls={"β = 1": noise})
+    lines = {trace.name: trace for trace in fig.data if trace.name}
+    assert list(lines["β = 1"].y) == pytest.approx(curve.values["SSIM"].mean(1).tolist(), abs=1e-5)
+    assert list(lines["β = 1, random direction"].y) == pytest.approx(noise.values["SSIM"].mean(1).tolist(), abs=1e-5)
+    assert lines["β = 1, random direction"].line.dash == "dash"
+    assert fig.layout.xaxis.title.text == "attack radius ε (latent units)" and fig.layout.yaxis.title.text == "SSIM"
+
+
+def test_the_kernel_free_slider_has_a_frame_for_every_radius():
+    images = torch.rand(3, 4, 1, 8, 8, generator=seeded())
+    fig = plots.attack_slider(some_curve(), "SSIM", [{"attacked": row} for row in images])
+    (slider,) = fig.layout.sliders
+    assert [step.label for step in slider.steps] == ["0", "1", "2"] == [frame.name for frame in fig.frames]
+    assert len({frame.data[0].source for frame in fig.frames}) == 3
+
+
+def test_figures_are_the_same_on_every_machine_to_six_digits():
+    curve = some_curve()
+    noisy = DDCurve(RADII, {"SSIM": curve.values["SSIM"] * (1 + 1e-8)}, curve.adversarial)
+    assert plots.dd_curves({"a": curve}, "SSIM").to_json() == plots.dd_curves({"a": noisy}, "SSIM").to_json()
+
+
+def test_save_writes_the_figure_and_its_picture(tmp_path):
+    fig = plots.save(plots.bars({"β = 1": torch.tensor([3.0, 1.0])}, x="dimension", y="KL (nats)"), tmp_path, "bars")
+    assert json.loads((tmp_path / "bars.plotly.json").read_text())["layout"]["yaxis"]["title"]["text"] == "KL (nats)"
+    assert fig.data[0].y == (3.0, 1.0) and not list(tmp_path.glob("*.part"))
+    if plots.chrome():
+        assert pixels((tmp_path / "bars.png").read_bytes()).std() > 0
+
+
+def test_images_of_different_shapes_are_refused():
+    with pytest.raises(ValueError, match="rows: images of one shape expected"):
+        plots.images({"a": torch.rand(2, 1, 4, 4), "b": torch.rand(2, 1, 5, 5)})
+
+
+@pytest.fixture
+def explorer():
+    torch.manual_seed(0)
+    models = {beta: vae(image_shape=(1, 8, 8), latent_dim=2, net="mlp", beta=beta).eval() for beta in (1.0, 4.0)}
+    x = torch.rand(4, 1, 8, 8, generator=seeded())
+    return LatentAttackExplorer(models, {1.0: some_curve(0), 4.0: some_curve(1)}, x)
+
+
+def test_the_explorer_shows_what_its_sliders_say(explorer):
+    explorer.beta.value, explorer.image.value, explorer.eps.value = 4.0, 2, 1
+    curve, model = explorer.curves[4.0], explorer.models[4.0]
+    z = torch.stack([curve.adversarial[0, 2], curve.adversarial[1, 2]])
+    expected = torch.cat([explorer.x[2:3], model.decode(z).detach()])
+    assert explorer.picture.value == plots.tile([expected], zoom=24)
+    assert f"SSIM <b>{curve.values['SSIM'][1, 2]:.3f}</b>" in explorer.numbers.value
+    assert f"LPIPS <b>{curve.values['LPIPS'][1, 2]:.3f}</b>" in explorer.numbers.value
+
+
+@pytest.mark.parametrize(("slider", "value"), [("eps", 2), ("beta", 4.0), ("image", 3)])
+def test_every_slider_changes_picture_numbers_and_curve(explorer, slider, value):
+    explorer.eps.value = 1
+    before = explorer.picture.value, explorer.numbers.value, explorer.curve.value
+    getattr(explorer, slider).value = value
+    after = explorer.picture.value, explorer.numbers.value, explorer.curve.value
+    assert all(a != b for a, b in zip(before, after, strict=True))
+
+
+def test_an_explorer_of_mismatched_curves_is_refused(explorer):
+    with pytest.raises(ValueError, match="one for each β"):
+        LatentAttackExplorer(explorer.models, {1.0: some_curve()}, explorer.x)
+    with pytest.raises(ValueError, match="the same radii, and 3 images"):
+        LatentAttackExplorer(explorer.models, explorer.curves, explorer.x[:3])

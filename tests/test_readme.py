@@ -1,0 +1,45 @@
+"""What README shows works as shown."""
+
+import re
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from tests.oracles import seeded
+from vaenb.metrics.likelihood import elbo, iwae
+from vaenb.models.contract import check_images, check_model
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+
+
+class SomeonesVAE(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.encoder, self.decoder = nn.Linear(64, 6), nn.Linear(3, 64)
+
+    def encode(self, x):
+        return self.encoder(x.flatten(1)).chunk(2, dim=1)
+
+    def decode(self, z):
+        return self.decoder(z).sigmoid().view(-1, 1, 8, 8)
+
+
+def test_the_adapter_of_the_readme_can_be_attacked_and_measured():
+    adapter, use = (block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL))
+    torch.manual_seed(0)
+    names = {"net": SomeonesVAE(), "z": torch.randn(4, 3, generator=seeded())}
+    exec(adapter, names)
+    exec(use, names)
+    check_model(names["Mine"](names["net"]))
+    x = torch.rand(4, 1, 8, 8, generator=seeded())
+    model = names["Mine"](names["net"])
+    check_images(model.decode(names["result"].adversarial).detach())
+    assert (names["result"].loss > 0).all()
+    assert (iwae(model, x, samples=64) >= elbo(model, x, samples=64) - 1).all()
+
+
+def test_every_file_the_readme_names_is_there():
+    root = Path(__file__).parents[1]
+    links = re.findall(r"\]\(((?!http|#)[^)#]+)", README)
+    assert links and all((root / link).exists() for link in links)

@@ -1,0 +1,89 @@
+"""`vaenb run`: parameters are checked, results land in their folder, and a failure is told with its cell."""
+
+import json
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from vaenb import claims, runs
+from vaenb.__main__ import main
+
+RECORDS = """
+from vaenb import claims
+run = claims.start_run("tiny", profile=profile, seeds=[seed], data={"mnist": "0" * 12}, settings={"beta": beta})
+run.record("001.vulnerable", {"vae": claims.Estimate(beta, beta - 0.5, beta + 0.5)}, data="mnist")
+print(f"{beta!r}")
+"""
+
+
+@pytest.fixture
+def notebook(tmp_path, monkeypatch):
+    monkeypatch.setenv("VAENB_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setattr(runs.plots, "chrome", lambda: None)
+    parameters = 'profile: str = "quick"  # profile\nbeta: float = 1.0  # weight\nseed: int = 0  # seed'
+    cells = [
+        new_markdown_cell("# tiny", id="title"),
+        new_code_cell(parameters, id="parameters", metadata={"tags": ["parameters"]}),
+        new_code_cell(RECORDS, id="record"),
+        new_code_cell("if seed < 0:\n    raise ValueError('a negative seed')", id="check"),
+    ]
+    path = tmp_path / "tiny.ipynb"
+    nbformat.write(
+        new_notebook(
+            cells=cells, metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+        ),
+        path,
+    )
+    return path
+
+
+def test_a_run_has_its_folder_with_notebook_and_claims(notebook):
+    folder = runs.run(notebook, {"beta": 4})
+    assert folder == claims.runs_folder() / "tiny_beta=4.0"
+    executed = nbformat.read(folder / "tiny.ipynb", as_version=4)
+    assert executed.cells[-2].outputs[0].text == "4.0\n"  # the annotation makes a float of 4
+    (evidence,) = json.loads((folder / "claims.json").read_text())
+    assert evidence["cells"]["vae"]["effect"] == 4.0
+    assert json.loads((folder / "run.json").read_text())["settings"] == {"beta": 4.0}
+
+
+def test_an_unknown_parameter_is_refused_before_anything_runs(notebook):
+    with pytest.raises(ValueError, match="parameter 'betta': tiny.ipynb has profile, beta, seed"):
+        runs.run(notebook, {"betta": 4})
+    assert not claims.runs_folder().exists()
+
+
+def test_a_failing_cell_is_told_and_the_notebook_kept(notebook, capsys):
+    assert main(["run", str(notebook), "-p", "seed", "-1"]) == 1
+    said = capsys.readouterr().err
+    assert "cell 4 of" in said and "ValueError: a negative seed" in said
+    folder = claims.runs_folder() / "tiny_seed=-1"
+    assert (folder / "tiny.part.ipynb").exists() and not (folder / "tiny.ipynb").exists()
+
+
+def test_the_command_says_where_things_are_and_what_was_found(notebook, capsys):
+    assert main(["run", str(notebook), "-p", "profile", "paper"]) == 0
+    said = capsys.readouterr().out
+    folder = claims.runs_folder() / "tiny_profile=paper"
+    assert str(folder / "tiny.ipynb") in said and str(folder / "claims.json") in said
+    assert "001.vulnerable" in said and "1 [0.5, 1.5]" in said
+    assert main(["claims"]) == 0
+    assert capsys.readouterr().out.count("not measured") == 50
+
+
+def test_a_missing_notebook_is_named(capsys):
+    assert main(["run", "nowhere.ipynb"]) == 1
+    assert "notebook: nowhere.ipynb does not exist" in capsys.readouterr().err
+
+
+def test_publishing_writes_a_clean_executed_notebook(notebook):
+    runs.publish(notebook)
+    published = nbformat.read(notebook, as_version=4)
+    code = [cell for cell in published.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == [1, 2, 3] and code[1].outputs[0].text == "1.0\n"
+    assert [cell.id for cell in published.cells] == ["title", "parameters", "record", "check"]
+    assert "papermill" not in nbformat.writes(published)
+    first = notebook.read_bytes()
+    runs.publish(notebook)
+    assert notebook.read_bytes() == first

@@ -1,0 +1,228 @@
+"""`fit` and the checkpoint store: reproducible, interruptible, and not to be fooled by a damaged file."""
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+import torch
+
+from vaenb import training
+from vaenb.data import load
+from vaenb.models import vae
+from vaenb.training import DamagedCheckpoint, fit, load_weights, save_weights, trained
+
+CONFIG = {"image_shape": (1, 8, 8), "latent_dim": 2, "net": "mlp"}
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load("digits", split="train", limit=256)
+
+
+@pytest.fixture(autouse=True)
+def store(tmp_path, monkeypatch):
+    monkeypatch.setenv("VAENB_CACHE", str(tmp_path / "models"))
+    return tmp_path / "models"
+
+
+def quick(digits, **changes):
+    return trained(vae, CONFIG, digits, **{"epochs": 2, "progress": False, **changes})
+
+
+def same(a, b) -> bool:
+    return all(torch.equal(p, q) for p, q in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+def test_training_learns(digits):
+    torch.manual_seed(0)
+    model = vae(**CONFIG)
+    history = fit(model, digits, epochs=30, progress=False)
+    first, last = history.epochs[0], history.epochs[-1]
+    assert len(history.epochs) == 30 and not history.interrupted and not model.training
+    assert last["loss"] < first["loss"] - 5 and last["loss"] == pytest.approx(last["nll"] + last["kl"], rel=1e-5)
+
+
+def test_the_same_config_and_seed_give_the_same_weights(digits, tmp_path):
+    one, history = quick(digits)
+    again, history_again = quick(digits, folder=tmp_path / "elsewhere")
+    other, _ = quick(digits, seed=1)
+    assert same(one, again) and history == history_again and not same(one, other)
+
+
+def test_the_global_random_state_is_left_alone(digits):
+    state = torch.get_rng_state()
+    quick(digits)
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_the_store_returns_what_was_trained_without_training(digits, monkeypatch):
+    model, history = quick(digits)
+    monkeypatch.setattr(training, "fit", lambda *a, **k: pytest.fail("trained again"))
+    stored, stored_history = quick(digits)
+    assert same(model, stored) and stored_history == history and not stored.training
+
+
+def test_every_part_of_the_description_counts(digits, store):
+    quick(digits)
+    for change in ({"epochs": 3}, {"seed": 1}, {"lr": 1e-4}, {"batch_size": 64}):
+        quick(digits, **change)
+    trained(vae, {**CONFIG, "beta": 4.0}, digits, epochs=2, progress=False)
+    trained(vae, CONFIG, digits.take(slice(128)), epochs=2, progress=False)
+    assert len(list(store.glob("*.safetensors"))) == 7
+    trained(vae, {**CONFIG, "beta": 1.0}, digits, epochs=2, progress=False)  # the default, said aloud
+    assert len(list(store.glob("*.safetensors"))) == 7
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def flip_a_bit(path):
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+def make_pickle(path):
+    path.write_bytes(pickle.dumps({"weights": [1.0]}))
+
+
+def make_torch_file(path):
+    torch.save({"w": torch.zeros(2)}, path)
+
+
+@pytest.mark.parametrize("damage", [truncate, flip_a_bit, empty, make_pickle, make_torch_file])
+def test_a_damaged_checkpoint_is_noticed_named_and_trained_again(digits, store, damage):
+    model, _ = quick(digits)
+    (path,) = store.glob("*.safetensors")
+    damage(path)
+    with pytest.warns(UserWarning, match=f"{path.name} is .*training it again"):
+        again, _ = quick(digits)
+    assert same(model, again)
+    quick(digits)  # the store is whole again: no warning, which would be an error
+
+
+def test_a_pickle_is_never_opened(tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "exploded"),)
+
+    for name, save in {
+        "a.pkl": lambda p: p.write_bytes(pickle.dumps(Bomb())),
+        "a.pt": lambda p: torch.save(Bomb(), p),
+    }.items():
+        path = tmp_path / name
+        save(path)
+        with pytest.raises(DamagedCheckpoint, match=f"{name} is a pickle, not safetensors"):
+            load_weights(vae(**CONFIG), path)
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_weights_of_another_shape_are_refused_and_change_nothing(tmp_path):
+    save_weights(vae(**{**CONFIG, "latent_dim": 3}), tmp_path / "w.safetensors")
+    model = vae(**CONFIG)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    with pytest.raises(DamagedCheckpoint, match="names or shapes of the weights differ"):
+        load_weights(model, tmp_path / "w.safetensors")
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+def test_a_failed_write_leaves_the_old_file_whole_and_the_model_in_hand(digits, store, monkeypatch):
+    model, _ = quick(digits)
+    (path,) = store.glob("*.safetensors")
+    content = path.read_bytes()
+
+    def full_disk(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(training, "save_file", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        save_weights(model, path)
+    assert path.read_bytes() == content and not list(store.glob("*.part"))
+    with pytest.warns(UserWarning, match="could not be stored .*No space left"):
+        other, history = quick(digits, seed=5)
+    assert len(history.epochs) == 2 and not other.training
+
+
+class InterruptAfter:
+    """A VAE's losses, with a Ctrl-C in the middle of step n."""
+
+    def __init__(self, model, n):
+        self.model, self.n, self.calls = model, n, 0
+
+    def __call__(self, x, labels, generator=None):
+        self.calls += 1
+        if self.calls == self.n:
+            os.kill(os.getpid(), signal.SIGINT)
+        return type(self.model).losses(self.model, x, labels, generator)
+
+
+def test_an_interrupt_ends_after_the_step_and_leaves_a_usable_model(digits):
+    model = vae(**CONFIG)
+    model.losses = InterruptAfter(model, 5)
+    handler = signal.getsignal(signal.SIGINT)
+    history = fit(model, digits, epochs=50, progress=False)  # two steps an epoch
+    assert history.interrupted and len(history.epochs) == 2 and model.losses.calls == 5
+    assert not model.training and all(p.isfinite().all() for p in model.parameters())
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_an_interrupted_model_is_returned_and_not_stored(digits, store):
+    def build(**config):
+        model = vae(**config)
+        model.losses = InterruptAfter(model, 1)
+        return model
+
+    with pytest.warns(UserWarning, match="interrupted: the model is usable but not stored"):
+        model, history = trained(build, CONFIG, digits, epochs=2, progress=False)
+    assert history.interrupted and not list(store.glob("*.safetensors"))
+    assert model.decode(torch.zeros(1, 2)).isfinite().all()
+
+
+def test_fit_works_outside_the_main_thread(digits):
+    histories = []
+    thread = threading.Thread(target=lambda: histories.append(fit(vae(**CONFIG), digits, epochs=1, progress=False)))
+    thread.start()
+    thread.join()
+    assert len(histories[0].epochs) == 1
+
+
+def test_two_processes_train_the_same_model_once(store):
+    code = (
+        "import torch; from vaenb import training; from vaenb.data import load; from vaenb.models import vae\n"
+        "fit = training.fit\n"
+        "training.fit = lambda *a, **k: print('training', flush=True) or fit(*a, **k)\n"
+        f"model, _ = training.trained(vae, {CONFIG!r}, load('digits', limit=256), epochs=30, progress=False)\n"
+        "print(sum(p.double().sum().item() for p in model.parameters()))"
+    )
+    both = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    outputs = [p.communicate(timeout=120)[0] for p in both]
+    assert sum(o.count("training\n") for o in outputs) == 1
+    assert len({o.splitlines()[-1] for o in outputs}) == 1
+    assert len(list(store.glob("*.safetensors"))) == 1 and not list(store.glob("*.part"))
+
+
+def test_a_loss_that_explodes_is_an_error(digits):
+    with pytest.raises(FloatingPointError, match=r"epoch 1: the loss is not finite .* smaller lr"):
+        fit(vae(**{**CONFIG, "beta": 1e39}), digits, epochs=1, lr=1e-3, progress=False)
+
+
+@pytest.mark.parametrize(("argument", "value"), [("epochs", 0), ("batch_size", 0), ("lr", 0.0), ("lr", float("nan"))])
+def test_bad_settings_are_refused(digits, argument, value):
+    with pytest.raises(ValueError, match=argument):
+        fit(vae(**CONFIG), digits, **{"epochs": 1, argument: value})
+    with pytest.raises(ValueError, match="the image set is empty"):
+        fit(vae(**CONFIG), digits.take(slice(0)), epochs=1)
+
+
+def test_a_config_that_cannot_be_stored_is_refused(digits):
+    with pytest.raises(TypeError, match="config: plain values expected"):
+        trained(lambda head: vae(**CONFIG), {"head": torch.nn.Linear(2, 2)}, digits, epochs=1)

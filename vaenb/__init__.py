@@ -1,0 +1,1 @@
+"""vaenb: an interactive companion on the robustness of variational autoencoders."""

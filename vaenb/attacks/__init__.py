@@ -1,0 +1,1 @@
+"""Attacks: an objective and a ball over one engine (`pgd`)."""

@@ -1,0 +1,387 @@
+"""The documents' claims, the evidence a notebook records for them, and the verdicts computed from both.
+
+`claims.csv` holds each claim as a statistic, a kind and a bound b. With the statistic's interval [low, high]:
+
+    kind          reproduced               contradicted
+    greater       low > b                  high < b
+    less          high < b                 low > b
+    not_less      low >= b                 high < b
+    not_greater   high <= b                low > b
+    equivalent    -b < low and high < b    low >= b or high <= -b
+
+Anything else is inconclusive. A claim over several cells (models, data sets, radii) holds where it holds in all.
+Intervals are percentile bootstraps over images (Efron and Tibshirani 1993, chapter 13).
+"""
+
+import csv
+import difflib
+import hashlib
+import json
+import math
+import os
+import platform
+import warnings
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, fields
+from datetime import UTC, datetime
+from functools import cache
+from importlib import metadata, resources
+from pathlib import Path
+
+import numpy as np
+import torch
+
+PROFILES = ("quick", "paper")
+NOT_MEASURED, NO_VERDICT = "not measured", "no verdict (quick)"
+_ORDER = (NO_VERDICT, "contradicted", "inconclusive", "reproduced")  # the first found among the cells is the claim's
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A statement of a document as a statistic against a bound; `data` names every set it must hold on."""
+
+    id: str
+    statement: str
+    statistic: str
+    kind: str
+    bound: float
+    data: tuple[str, ...]
+
+    @property
+    def document(self) -> str:
+        """The document's short name: "000", "002a", or "joint" for a claim that joins two of them."""
+        return self.id.split(".")[0]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A statistic with its interval, all finite, low <= high; `n` counts the images behind it.
+
+    The effect may lie outside its interval, as percentile intervals of a biased statistic (a maximum) do.
+    """
+
+    effect: float
+    low: float
+    high: float
+    n: int | None = field(default=None, compare=False)
+
+    def __post_init__(self):
+        for name in ("effect", "low", "high"):  # numpy and torch numbers become floats
+            object.__setattr__(self, name, float(getattr(self, name)))
+        if not all(map(math.isfinite, (self.effect, self.low, self.high))):
+            raise ValueError(f"effect, low and high must be finite, got {self.effect}, {self.low}, {self.high}")
+        if self.low > self.high:
+            raise ValueError(f"low must not exceed high, got low={self.low}, high={self.high}")
+
+
+_NUMBERS = tuple(f.name for f in fields(Estimate))
+
+
+@cache
+def load() -> dict[str, Claim]:
+    """Read the claims by id, in the documents' order."""
+    text = (resources.files("vaenb") / "claims.csv").read_text(encoding="utf-8")
+    rows = csv.DictReader(text.splitlines())
+    return {r["id"]: Claim(**(r | {"bound": float(r["bound"]), "data": _names(r["data"])})) for r in rows}
+
+
+def bootstrap(
+    values, *, statistic: Callable = np.mean, confidence: float = 0.95, resamples: int = 2000, seed: int = 0
+) -> Estimate:
+    """Estimate `statistic(values)` with a percentile interval over images.
+
+    values: (N, ...) array or tensor, N >= 2. Whole rows are drawn, so a statistic of pairs (a correlation, an AUROC)
+    takes the pairs as columns, and a paired difference is `bootstrap(a - b)`. `statistic` maps an array to a number.
+    """
+    x = np.asarray(values.detach().cpu().double() if torch.is_tensor(values) else values, dtype=float)
+    if x.ndim == 0 or len(x) < 2:
+        raise ValueError(f"values must hold at least 2 images along axis 0, got shape {x.shape}")
+    if not np.isfinite(x).all():
+        raise ValueError(f"values must be finite, got {(~np.isfinite(x)).sum()} NaN or infinite of {x.size}")
+    if not 0 < confidence < 1 or resamples < 1:
+        raise ValueError(f"need 0 < confidence < 1 and resamples >= 1, got {confidence} and {resamples}")
+    rng = np.random.default_rng(seed)
+    draws = [statistic(x[rng.integers(len(x), size=len(x))]) for _ in range(resamples)]
+    low, high = np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Estimate(float(statistic(x)), float(low), float(high), n=len(x))
+
+
+def verdict(claim: Claim, estimate: Estimate) -> str:
+    """Hold an interval against the claim's bound: "reproduced", "contradicted" or "inconclusive"."""
+    worse, better = _margins(claim, estimate)
+    if worse > 0 or (worse == 0 and claim.kind in ("not_less", "not_greater")):
+        return "reproduced"
+    if better < 0 or (better == 0 and claim.kind == "equivalent"):
+        return "contradicted"
+    return "inconclusive"
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What one run measured for one claim on one data set (or several, "mnist; celeba", for a claim across sets)."""
+
+    claim: str
+    data: str
+    profile: str
+    notebook: str
+    seeds: tuple[int, ...]
+    started: str
+    cells: dict[str, Estimate]
+    per_seed: dict[str, list[float]] = field(default_factory=dict)
+
+    def __post_init__(self):
+        _claim(self.claim)
+        _check_profile(self.profile)
+        if not _names(self.data):
+            raise ValueError("data must name the data set that was measured, got an empty name")
+        if not self.cells or not all(isinstance(e, Estimate) for e in self.cells.values()):
+            raise ValueError(f"cells must map at least one name to an Estimate, got {self.cells!r}")
+        for name, numbers in self.per_seed.items():
+            if name not in self.cells or len(numbers) != len(self.seeds) or not all(map(math.isfinite, numbers)):
+                raise ValueError(
+                    f"per_seed must map names of cells {list(self.cells)} to one finite number for each "
+                    f"of the seeds {self.seeds}, got {name!r}: {numbers}"
+                )
+
+    @property
+    def counts(self) -> bool:
+        """Whether the claim names these data; a stand-in (digits for mnist) is shown but decides nothing."""
+        return set(_names(self.data)) <= set(_claim(self.claim).data)
+
+    @property
+    def verdict(self) -> str:
+        """The verdict over these cells alone."""
+        return _overall(row["verdict"] for row in self.rows())
+
+    def rows(self) -> list[dict]:
+        """Give one flat dict a cell, as the ledger keeps them."""
+        run = {k: getattr(self, k) for k in ("data", "counts", "profile", "notebook", "seeds", "started")}
+        quick = NO_VERDICT if self.profile == "quick" else None
+        return [
+            {"cell": name, **asdict(e), "verdict": quick or verdict(_claim(self.claim), e), **run}
+            for name, e in self.cells.items()
+        ]
+
+    def to_json(self) -> dict:
+        """Give the dict that claims.json holds; its verdicts are for readers, and computed again on reading."""
+        cells = {row["cell"]: {k: row[k] for k in (*_NUMBERS, "verdict")} for row in self.rows()}
+        return asdict(self) | {"cells": cells, "verdict": self.verdict}
+
+    @classmethod
+    def from_json(cls, item: dict) -> "Evidence":
+        """Read back what `to_json` gave. Raises KeyError, TypeError, ValueError or AttributeError on anything else."""
+        text = {k: str(item[k]) for k in ("claim", "data", "profile", "notebook", "started")}
+        cells = {name: _estimate(cell) for name, cell in item["cells"].items()}
+        return cls(**text, seeds=tuple(item["seeds"]), cells=cells, per_seed=dict(item["per_seed"]))
+
+
+@dataclass
+class Run:
+    """The results folder of one notebook run, with what made it (also in its run.json)."""
+
+    folder: Path
+    notebook: str
+    profile: str
+    seeds: tuple[int, ...]
+    started: str
+    evidence: dict[tuple[str, str], Evidence] = field(default_factory=dict, repr=False)
+
+    def record(self, claim_id: str, cells: dict[str, Estimate], *, data: str, per_seed: dict | None = None) -> Evidence:
+        """Store a claim's estimates in the folder's claims.json; a second call for the same data adds its cells.
+
+        cells: one estimate per model, radius, ...; data: as the claim names it; per_seed: a cell's effect at each seed
+        of the run. Raises ValueError for an unknown claim, OSError (naming the folder) where it can't be written.
+        """
+        made_by = self.profile, self.notebook, self.seeds, self.started
+        new = Evidence(claim_id, "; ".join(_names(data)), *made_by, dict(cells), dict(per_seed or {}))
+        key = new.claim, new.data
+        if old := self.evidence.get(key):
+            spread = {name: v for name, v in old.per_seed.items() if name not in new.cells}
+            new = Evidence(*key, *made_by, old.cells | new.cells, spread | new.per_seed)
+        evidence = self.evidence | {key: new}
+        _write_json(self.folder / "claims.json", [e.to_json() for e in evidence.values()])
+        self.evidence = evidence
+        return new
+
+
+def start_run(
+    notebook: str,
+    *,
+    profile: str,
+    seeds: Iterable[int],
+    data: dict[str, str],
+    settings: dict,
+    device="cpu",
+    folder: Path | str | None = None,
+) -> Run:
+    """Open a results folder and write run.json: what is about to run, on what, with which versions.
+
+    data: the digest of each set by name. The folder is the argument, else VAENB_RUN, else `<runs>/<notebook>-<hash of
+    settings, profile and seeds>`. An earlier run's claims there are cleared. Raises OSError naming the folder.
+    """
+    _check_profile(profile)
+    if not notebook or Path(notebook).name != notebook:
+        raise ValueError(f"notebook must be a plain name such as '03_defences', got {notebook!r}")
+    seeds = tuple(int(s) for s in seeds)
+    if not seeds:
+        raise ValueError("seeds must hold at least one seed, got none")
+    made_by = json.dumps([settings, profile, seeds], sort_keys=True, default=_plain)
+    default = runs_folder() / f"{notebook}-{hashlib.sha256(made_by.encode()).hexdigest()[:8]}"
+    folder = Path(folder or os.environ.get("VAENB_RUN") or default).expanduser().absolute()
+    run = Run(folder, notebook, profile, seeds, datetime.now(UTC).isoformat(timespec="microseconds"))
+    about = {"notebook": notebook, "profile": profile, "seeds": seeds, "data": data, "settings": settings}
+    about |= {"device": str(device), "threads": torch.get_num_threads(), "versions": _versions()}
+    _write_json(folder / "claims.json", [])  # first, so that an earlier run's claims never stand by new settings
+    _write_json(folder / "run.json", about | {"started": run.started})
+    return run
+
+
+def runs_folder() -> Path:
+    """Give the folder of all runs: VAENB_RUNS, else `runs` in the project (the current folder where there is none)."""
+    return Path(os.environ.get("VAENB_RUNS") or _project() / "runs").expanduser().absolute()
+
+
+def ledger(folders: Iterable[Path | str] | None = None) -> list[dict]:
+    """Give one row for every claim, from every claims.json below `folders` (default: the runs and `figures/`).
+
+    A row: claim, document, statement, verdict, data (measured), missing, cells (all, stand-ins too), shown (the cells
+    the verdict rests on), notebook, profile, seeds. Paper evidence wins over quick; of the same notebook, data,
+    profile and cell the newest run counts. A damaged file is named in a warning and skipped.
+    """
+    roots = [runs_folder(), _project() / "figures"] if folders is None else [Path(f) for f in folders]
+    if folders is not None and (absent := [str(f) for f in roots if not f.is_dir()]):
+        raise ValueError(f"folders must be existing folders, got {', '.join(absent)}")
+    cells: dict[str, dict[tuple, dict]] = {name: {} for name in load()}
+    found = [e for root in roots for path in sorted(root.rglob("claims.json")) for e in _read(path)]
+    for evidence in sorted(found, key=lambda e: e.started):  # so that a newer run's cell replaces an older one
+        for row in evidence.rows():
+            cells[evidence.claim][row["notebook"], row["data"], row["profile"], row["cell"]] = row
+    return [_row(claim, list(cells[name].values())) for name, claim in load().items()]
+
+
+def table(rows: list[dict]) -> str:
+    """Lay ledger rows out as Markdown; of several cells it shows the weakest, the one the verdict hangs on."""
+    lines = [("claim", "verdict", "effect [95 %]", "data", "seeds", "notebook")]
+    for r in rows:
+        seeds = ", ".join(map(str, r["seeds"]))
+        line = (r["claim"], r["verdict"], _effect(r), _data(r), seeds, r["notebook"])
+        lines.append(tuple(text.replace("|", "\\|") for text in line))
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    lines.insert(1, tuple("-" * w for w in widths))
+    return "\n".join("| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in lines)
+
+
+def _row(claim: Claim, cells: list[dict]) -> dict:
+    paper = [c for c in cells if c["profile"] == "paper" and c["counts"]]
+    quick = [c for c in cells if c["profile"] == "quick"]
+    shown = paper or [c for c in quick if c["counts"]] or quick or cells
+    measured = {name for c in shown if c["counts"] for name in _names(c["data"])}
+    missing = [name for name in claim.data if name not in measured]
+    result = _overall(c["verdict"] for c in paper or quick)
+    return {
+        "claim": claim.id,
+        "document": claim.document,
+        "statement": claim.statement,
+        "verdict": "inconclusive" if result == "reproduced" and missing else result,
+        "data": [name for name in claim.data if name in measured],
+        "missing": missing,
+        "cells": cells,
+        "shown": sorted(shown, key=lambda c: (_ORDER.index(c["verdict"]), _margins(claim, _estimate(c))[0])),
+        "notebook": ", ".join(sorted({c["notebook"] for c in shown})),
+        "profile": shown[0]["profile"] if shown else "",
+        "seeds": sorted({seed for c in shown for seed in c["seeds"]}),
+    }
+
+
+def _overall(verdicts: Iterable[str]) -> str:
+    return min(verdicts, key=_ORDER.index, default=NOT_MEASURED)
+
+
+def _margins(claim: Claim, estimate: Estimate) -> tuple[float, float]:
+    """Give how far the interval's worse end, and its better end, lie on the right side of the bound."""
+    low, high, b = estimate.low, estimate.high, claim.bound
+    if claim.kind == "equivalent":
+        return min(b + low, b - high), min(b + high, b - low)
+    return (low - b, high - b) if claim.kind in ("greater", "not_less") else (b - high, b - low)
+
+
+def _estimate(cell: dict) -> Estimate:
+    return Estimate(**{k: cell[k] for k in _NUMBERS})
+
+
+def _effect(row: dict) -> str:
+    if not row["shown"]:
+        return ""
+    cell, count = row["shown"][0], len(row["shown"])
+    weakest = f" (weakest of {count}: {cell['cell']})" if count > 1 else ""
+    return f"{cell['effect']:.3g} [{cell['low']:.3g}, {cell['high']:.3g}]{weakest}"
+
+
+def _data(row: dict) -> str:
+    standins = sorted({c["data"] for c in row["cells"] if not c["counts"]})
+    names = row["data"] + [f"{name} (stand-in)" for name in standins] + [f"no {name}" for name in row["missing"]]
+    return "; ".join(names) if row["cells"] else ""
+
+
+def _names(data: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in data.split(";") if name.strip())
+
+
+def _claim(claim_id: str) -> Claim:
+    if claim_id not in load():
+        close = difflib.get_close_matches(str(claim_id), load(), cutoff=0.5) or load()
+        raise ValueError(f"claim {claim_id!r} is not in claims.csv; close to it: {', '.join(close)}")
+    return load()[claim_id]
+
+
+def _check_profile(profile: str):
+    if profile not in PROFILES:
+        raise ValueError(f"profile must be one of {PROFILES}, got {profile!r}")
+
+
+def _read(path: Path) -> Iterable[Evidence]:
+    try:
+        items = json.loads(path.read_text(encoding="utf-8"))
+        return [Evidence.from_json(item) for item in items]
+    except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
+        warnings.warn(f"{path} is damaged and skipped ({type(error).__name__}: {error})", stacklevel=2)
+        return []
+
+
+def _write_json(path: Path, value):
+    """Write beside the file, then rename: a reader sees the old file or the whole new one."""
+    text = json.dumps(value, indent=1, default=_plain)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(text + "\n", encoding="utf-8")
+        part.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+        why = f"can't write {path.name} into the results folder ({error.strerror or error})"
+        raise OSError(error.errno, why, str(path.parent)) from error
+
+
+def _plain(value):
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if hasattr(value, "tolist"):  # a numpy or torch number
+        return value.tolist()
+    raise TypeError(f"settings and data must be numbers, texts, lists or dicts, got {type(value).__name__} {value!r}")
+
+
+def _project() -> Path:
+    parent = Path(__file__).resolve().parents[1]
+    return parent if (parent / "pyproject.toml").is_file() else Path.cwd()
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for name in ("torch", "torchvision", "torchmetrics", "vaenb"):
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    return versions

@@ -1,0 +1,163 @@
+"""Distortion curves of a decoder under attack, and the area between a curve and its base line.
+
+    DD(ε)  = metric(Dec(z), Dec(z'_ε)),  z'_ε the attacked latent with ‖z'_ε − z‖ ≤ ε
+    AADDC  = ∫₀¹ ±(DD(ε(t)) − base) dt,  ε(t) = ε_min + t (ε_max − ε_min)
+
+The sign is + for a metric where higher is better (SSIM: the area below the curve, above the base line) and − where
+lower is better (LPIPS: the area above the curve, below the base line), so a larger area always means more robust.
+Lu & Chen, "On the Adversarial Robustness of Generative Autoencoders in the Latent Space" (2307.02202). They do not say
+which base line they used: `aaddc_abs` and `aaddc_rel` are the two readings. An area belongs to its range of radii.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vaenb.models.contract import check_latents
+
+Metric = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class DDCurve:
+    """What an attack does to N decoded latents at K radii; `values[name][k, i]` compares Dec(z_i) with Dec(z'_ki)."""
+
+    radii: Tensor  # (K,) increasing, in latent units
+    values: dict[str, Tensor]  # metric → (K, N)
+    adversarial: Tensor  # (K, N, D)
+
+
+def dd_curve(
+    decode: Callable[[Tensor], Tensor],
+    z: Tensor,
+    radii: Tensor,
+    attack: Callable[..., Tensor],
+    metrics: Mapping[str, Metric],
+    *,
+    chunk: int | None = None,
+) -> DDCurve:
+    """Attack latents z (N, D) at every radius and measure how far the decoded images move.
+
+    `attack(z, eps=…)` gets all K·N latents in one call, with a radius for each row (K·N,), and returns the attacked
+    ones in the same shape. `decode` maps (M, D) to images; each metric maps two batches of M images, the clean one
+    first, to (M,). `chunk` is the number of latents decoded at a time. Decoding and measuring keep no gradient.
+    Raises ValueError where the attack moves a latent at radius 0, for then it does not heed its radius.
+    """
+    check_latents(z)
+    _check_radii(radii, at_least=1)
+    if not metrics or chunk is not None and chunk < 1:
+        raise ValueError(f"metrics and chunk: at least one of each expected, got {len(metrics)} metrics, chunk={chunk}")
+    repeated, eps = z.detach().repeat(len(radii), 1), radii.to(z).repeat_interleave(len(z))
+    adversarial = attack(repeated, eps=eps)
+    if not isinstance(adversarial, Tensor) or adversarial.shape != repeated.shape:
+        got = tuple(adversarial.shape) if isinstance(adversarial, Tensor) else type(adversarial).__name__
+        raise ValueError(
+            f"attack: attacked latents {tuple(repeated.shape)} expected (an AttackResult's .adversarial), got {got}"
+        )
+    if not torch.allclose(adversarial[eps == 0], repeated[eps == 0], rtol=1e-5, atol=1e-6):
+        raise ValueError("attack: it moved latents at radius 0; it must stay within the radius eps (M,) of each row")
+    adversarial = adversarial.detach()
+    values = _measure(decode, z.detach(), adversarial, metrics, chunk or len(adversarial))
+    shape = (len(radii), len(z))
+    return DDCurve(radii, {name: v.view(shape) for name, v in values.items()}, adversarial.view(*shape, -1))
+
+
+def aaddc(radii: Tensor, values: Tensor, *, base: float, better: str) -> Tensor:
+    """Area between one curve and the base line, by the trapezoid rule over radii rescaled to [0, 1].
+
+    `values` is (K,) or (K, N), an area for each column; `better` is "higher" (SSIM) or "lower" (LPIPS). Radii need
+    not be evenly spaced. Parts of a curve beyond the base line count negatively.
+    """
+    _check_radii(radii, at_least=2)
+    _check_curve(radii, values, "values")
+    _check_better(better)
+    radii = radii.to(values)
+    t = (radii - radii[0]) / (radii[-1] - radii[0])
+    return torch.trapezoid(values - base if better == "higher" else base - values, t, dim=0)
+
+
+def aaddc_abs(radii: Tensor, values: Tensor, *, better: str) -> Tensor:
+    """Area to a fixed base line: 0 where higher is better, 1 where lower is better, as for SSIM and LPIPS.
+
+    It lies in [0, 1] for metrics in [0, 1], it is 1 for a curve that stays at its best, and may be compared across
+    models and papers that used the same radii.
+    """
+    _check_better(better)
+    return aaddc(radii, values, base=0.0 if better == "higher" else 1.0, better=better)
+
+
+def aaddc_rel(radii: Tensor, curves: Mapping[str, Tensor], *, better: str) -> dict[str, Tensor]:
+    """Area to the worst value in a set of curves: the smallest, or largest, mean over images at any radius.
+
+    `curves` maps a name to values (K,) or (K, N), all at the same radii; single images may lie beyond the base line,
+    with a negative area, their mean never does. Never compare relative areas across sets: another curve in the set
+    moves the base line and with it every area. Within a set they differ from `aaddc_abs` by one constant.
+    """
+    _check_radii(radii, at_least=2)
+    _check_better(better)
+    if not curves:
+        raise ValueError("curves: at least one named curve expected, got none")
+    for name, values in curves.items():
+        _check_curve(radii, values, f"curves[{name!r}]")
+    means = torch.cat([values.reshape(len(values), -1).mean(1) for values in curves.values()])
+    base = (means.min() if better == "higher" else means.max()).item()
+    return {name: aaddc(radii, values, base=base, better=better) for name, values in curves.items()}
+
+
+def scale_free(radii: Tensor, latents: Tensor) -> Tensor:
+    """Give radii in multiples of the latents' own spread, s = √(mean over dimensions of their variance).
+
+    `latents` (N, D) are draws from the aggregate posterior (for a deterministic autoencoder: the codes). s² is
+    tr Cov / D, so neither a rotation of the latent space nor its unit changes the result. A prior sample N(0, I) has
+    s = 1 and lies at a distance of about √D from the mean.
+    """
+    check_latents(latents, "latents")
+    if len(latents) < 2:
+        raise ValueError(f"latents: at least two expected to measure their spread, got shape {tuple(latents.shape)}")
+    spread = latents.std(0).square().mean().sqrt()
+    if spread == 0:
+        raise ValueError("latents: all rows are equal, so they have no spread to measure radii by")
+    return radii / spread.to(radii)
+
+
+@torch.no_grad()
+def _measure(decode, z: Tensor, adversarial: Tensor, metrics: Mapping[str, Metric], chunk: int) -> dict[str, Tensor]:
+    clean = torch.cat([decode(part) for part in z.split(chunk)])
+    measured = {name: [] for name in metrics}
+    for rows in torch.arange(len(adversarial), device=z.device).split(chunk):
+        before, after = clean[rows % len(z)], decode(adversarial[rows])
+        for name, metric in metrics.items():
+            value = metric(before, after)
+            if value.shape != rows.shape:
+                raise ValueError(
+                    f"metrics[{name!r}]: one value an image {tuple(rows.shape)} expected, got {value.shape}"
+                )
+            measured[name].append(value)
+    return {name: torch.cat(parts) for name, parts in measured.items()}
+
+
+def _check_radii(radii, *, at_least: int) -> None:
+    if not isinstance(radii, Tensor) or not radii.is_floating_point():
+        got = radii.dtype if isinstance(radii, Tensor) else type(radii).__name__
+        raise TypeError(f"radii: a float tensor (K,) expected, got {got}")
+    if radii.ndim != 1 or len(radii) < at_least:
+        raise ValueError(f"radii: a vector of at least {at_least} radii expected, got shape {tuple(radii.shape)}")
+    if not radii.isfinite().all() or (radii < 0).any() or (radii.diff() <= 0).any():
+        raise ValueError(f"radii: finite, increasing and not negative expected, got {radii.tolist()}")
+
+
+def _check_curve(radii: Tensor, values, name: str) -> None:
+    if not isinstance(values, Tensor) or not values.is_floating_point():
+        got = values.dtype if isinstance(values, Tensor) else type(values).__name__
+        raise TypeError(f"{name}: a float tensor (K,) or (K, N) expected, got {got}")
+    if values.ndim == 0 or len(values) != len(radii) or values.numel() == 0:
+        raise ValueError(f"{name}: a row for each of the {len(radii)} radii expected, got shape {tuple(values.shape)}")
+    if not values.isfinite().all():
+        raise ValueError(f"{name}: finite values expected; PSNR is infinite at radius 0: leave that radius out")
+
+
+def _check_better(better: str) -> None:
+    if better not in ("higher", "lower"):
+        raise ValueError(f'better: "higher" (as for SSIM) or "lower" (as for LPIPS) expected, got {better!r}')

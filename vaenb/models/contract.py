@@ -1,0 +1,136 @@
+"""The contract between a model and everything that attacks, defends or measures it.
+
+Images are float tensors (N, C, H, W) in [0, 1]; latents are flat float tensors (N, D). A `LatentModel` has four
+methods, and anything that has them can be attacked, sampled and audited: someone else's VAE needs an adapter of a
+few lines and no base class.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+
+class Posterior(Protocol):
+    """A distribution over flat latents, one for each of N images."""
+
+    mean: Tensor  # (N, D)
+    stddev: Tensor  # (N, D)
+
+    def rsample(self, *, generator: torch.Generator | None = None) -> Tensor:
+        """Draw one latent for each image, differentiably: (N, D)."""
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Log density of z (N, D) in nats: (N,)."""
+
+    def kl(self, other: "Posterior") -> Tensor:
+        """KL[self ‖ other] in nats: (N,)."""
+
+
+class LatentModel(Protocol):
+    """A generative model of images with an encoder: p(x|z)p(z) and q(z|x)."""
+
+    def posterior(self, x: Tensor) -> Posterior:
+        """q(z|x) for images x (N, C, H, W) in [0, 1]."""
+
+    def decode(self, z: Tensor) -> Tensor:
+        """The mean image of p(x|z), (N, C, H, W) in [0, 1], for z (N, D)."""
+
+    def log_prior(self, z: Tensor) -> Tensor:
+        """log p(z) in nats: (N,)."""
+
+    def log_likelihood(self, x: Tensor, z: Tensor) -> Tensor:
+        """log p(x|z) in nats, summed over the pixels: (N,)."""
+
+
+@dataclass(frozen=True, eq=False)
+class DiagonalGaussian:
+    """N(mean, diag(exp(logvar))) for each row; `mean` and `logvar` are (N, D)."""
+
+    mean: Tensor
+    logvar: Tensor
+
+    @property
+    def stddev(self) -> Tensor:
+        return (0.5 * self.logvar).exp()
+
+    def rsample(self, *, generator: torch.Generator | None = None) -> Tensor:
+        noise = torch.randn(self.mean.shape, generator=generator, device=self.mean.device, dtype=self.mean.dtype)
+        return self.mean + self.stddev * noise
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        squares = (z - self.mean) ** 2 * (-self.logvar).exp()
+        return -0.5 * (squares + self.logvar + math.log(2 * math.pi)).sum(1)
+
+    def kl(self, other: "DiagonalGaussian") -> Tensor:
+        shift = (self.mean - other.mean) ** 2
+        difference = self.logvar - other.logvar
+        return 0.5 * (difference.exp() + shift * (-other.logvar).exp() - 1 - difference).sum(1)
+
+    def __getitem__(self, index) -> "DiagonalGaussian":
+        """The same distribution for some of the rows, as attacks that run in chunks need it."""
+        return DiagonalGaussian(self.mean[index], self.logvar[index])
+
+
+def standard_normal(like: Tensor) -> DiagonalGaussian:
+    """N(0, I) in the shape, dtype and device of `like` (N, D)."""
+    return DiagonalGaussian(torch.zeros_like(like), torch.zeros_like(like))
+
+
+@torch.no_grad()
+def reconstruct(model: LatentModel, x: Tensor) -> Tensor:
+    """Decode the posterior mean of each image: (N, C, H, W) in [0, 1], without gradient."""
+    check_model(model)
+    check_images(x)
+    return model.decode(model.posterior(x).mean)
+
+
+def check_model(model) -> None:
+    """Refuse what is not a LatentModel, and a model in training mode.
+
+    In training mode BatchNorm makes the images of one batch influence each other, so that neither an attack nor a
+    chain belongs to its image. Raises TypeError or ValueError.
+    """
+    missing = [
+        m for m in ("posterior", "decode", "log_prior", "log_likelihood") if not callable(getattr(model, m, None))
+    ]
+    if missing:
+        raise TypeError(
+            f"model: {type(model).__name__} has no {', '.join(missing)}; a LatentModel has posterior(x), decode(z), "
+            "log_prior(z) and log_likelihood(x, z): wrap yours in a class with these four methods"
+        )
+    if isinstance(model, nn.Module) and model.training:
+        raise ValueError(
+            "model: it is in training mode, where BatchNorm mixes the images of a batch; call model.eval()"
+        )
+
+
+def check_images(x: Tensor, name: str = "x") -> None:
+    """Refuse what is not a non-empty float batch (N, C, H, W) of finite values in [0, 1]."""
+    _check_batch(x, name, dims=4, shape="images (N, C, H, W)")
+    low, high = x.detach().aminmax()
+    if low < 0 or high > 1:
+        hint = "; divide by 255" if high > 2 and low >= 0 else "; (x + 1) / 2 maps −1…1 to 0…1" if low >= -1.01 else ""
+        raise ValueError(f"{name}: pixels in [0, 1] expected, got values from {low:.4g} to {high:.4g}{hint}")
+
+
+def check_latents(z: Tensor, name: str = "z") -> None:
+    """Refuse what is not a non-empty float batch (N, D) of finite values."""
+    _check_batch(z, name, dims=2, shape="flat latents (N, D)")
+
+
+def _check_batch(x, name: str, *, dims: int, shape: str) -> None:
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name}: a torch tensor of {shape} expected, got {type(x).__name__}")
+    if x.ndim != dims:
+        raise ValueError(f"{name}: {shape} expected, got shape {tuple(x.shape)}")
+    if not x.is_floating_point():
+        hint = "; use .float() / 255" if x.dtype == torch.uint8 else ""
+        raise TypeError(f"{name}: floats expected, got {x.dtype}{hint}")
+    if x.numel() == 0:
+        raise ValueError(f"{name}: the batch is empty, shape {tuple(x.shape)}")
+    if not x.isfinite().all():
+        rows = (~x.flatten(1).isfinite().all(1)).nonzero().flatten().tolist()
+        raise ValueError(f"{name}: NaN or infinite values in row(s) {rows[:5]} of {len(x)}")

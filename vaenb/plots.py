@@ -1,0 +1,245 @@
+"""Plotly figures, one function a figure, in one style; and saving them with a static picture beside.
+
+Colours are Okabe and Ito's, which colour-blind readers can tell apart; lines also differ by dash or marker. What is
+plotted is rounded, so that a notebook's figures are the same on every machine.
+"""
+
+import base64
+import io
+import warnings
+from functools import cache
+from pathlib import Path
+
+import kaleido
+import numpy as np
+import plotly.graph_objects as go
+import plotly.io as pio
+from choreographer.browsers.chromium import Chromium
+from PIL import Image
+from plotly.subplots import make_subplots
+from torch import Tensor
+
+from vaenb.metrics.distortion import DDCurve
+
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_GRID = "#E5E5E5"
+TEMPLATE = go.layout.Template(
+    layout={
+        "font": {"family": "Helvetica, Arial, sans-serif", "size": 14, "color": "#222222"},
+        "title": {"font": {"size": 17}, "x": 0, "xref": "paper", "xanchor": "left"},
+        "colorway": COLORS,
+        "plot_bgcolor": "white",
+        "paper_bgcolor": "white",
+        "margin": {"l": 70, "r": 20, "t": 60, "b": 60},
+        "xaxis": {"gridcolor": _GRID, "linecolor": "#888888", "ticks": "outside", "zeroline": False},
+        "yaxis": {"gridcolor": _GRID, "linecolor": "#888888", "ticks": "outside", "zeroline": False},
+        "legend": {"bgcolor": "rgba(255,255,255,0.8)"},
+    }
+)
+
+
+def tile(rows: list[Tensor], *, zoom: int = 1, gap: int = 2) -> bytes:
+    """Lay rows of images (n, C, H, W) in [0, 1] out as one PNG; every image is `zoom` times its size."""
+    lines = []
+    for images in rows:
+        pixels = (
+            (images.detach().cpu().clamp(0, 1) * 255).round().byte().expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()
+        )
+        pixels = pixels.repeat(zoom, axis=1).repeat(zoom, axis=2)
+        lines.append(
+            np.concatenate([np.pad(p, ((gap, gap), (gap, gap), (0, 0)), constant_values=255) for p in pixels], 1)
+        )
+    png = io.BytesIO()
+    Image.fromarray(np.concatenate(lines, 0)).save(png, "png", optimize=True)
+    return png.getvalue()
+
+
+def images(rows: dict[str, Tensor], *, columns: list[str] | None = None, title: str = "") -> go.Figure:
+    """Show a grid of images: one labelled row for each entry, (n, C, H, W) in [0, 1]; `columns` label the n columns."""
+    shapes = {tuple(row.shape) for row in rows.values()}
+    if len(shapes) != 1:
+        raise ValueError(f"rows: images of one shape expected, got {sorted(shapes)}")
+    ((count, _, height, width),) = shapes
+    fig = go.Figure(_picture(tile(list(rows.values()), zoom=2)))
+    cell_x, cell_y = 2 * width + 4, 2 * height + 4
+    fig.update_xaxes(
+        tickvals=[(i + 0.5) * cell_x for i in range(count)] if columns else [], ticktext=columns or [], side="top"
+    )
+    fig.update_yaxes(tickvals=[(i + 0.5) * cell_y for i in range(len(rows))], ticktext=list(rows))
+    _bare_axes(fig)
+    scale = min(1.3, 900 / (count * cell_x))
+    label = 8 * max(map(len, rows))
+    top = (40 if title else 10) + (30 if columns else 0)
+    return fig.update_layout(
+        title=title,
+        width=int(count * cell_x * scale) + label + 40,
+        height=int(len(rows) * cell_y * scale) + top + 10,
+        margin={"l": label + 20, "r": 20, "t": top, "b": 10},
+        template=TEMPLATE,
+    )
+
+
+def latent_map(points: Tensor, labels: Tensor, *, title: str = "", axes: tuple[str, str] = ("z₁", "z₂")) -> go.Figure:
+    """Scatter points (N, 2), each drawn as its label, so that ten classes need no ten colours."""
+    fig = go.Figure()
+    for number, label in enumerate(sorted(set(labels.tolist()))):
+        x, y = _plain(points[labels == label].T)
+        font = {"color": COLORS[number % len(COLORS)], "size": 13}
+        fig.add_scatter(
+            x=x, y=y, mode="text", text=[str(label)] * len(x), textfont=font, name=str(label), showlegend=False
+        )
+    fig.update_layout(title=title, xaxis_title=axes[0], yaxis_title=axes[1], width=640, height=560, template=TEMPLATE)
+    return fig
+
+
+def bars(values: dict[str, Tensor], *, title: str = "", x: str = "", y: str = "") -> go.Figure:
+    """Compare series of numbers (n,) as grouped bars over 1..n."""
+    fig = go.Figure()
+    for (name, numbers), color in zip(values.items(), COLORS, strict=False):
+        fig.add_bar(x=list(range(1, len(numbers) + 1)), y=_plain(numbers), name=name, marker_color=color)
+    return fig.update_layout(
+        title=title, xaxis={"title": x, "dtick": 1}, yaxis_title=y, width=760, height=380, template=TEMPLATE
+    )
+
+
+def dd_curves(
+    curves: dict[str, DDCurve],
+    metric: str,
+    *,
+    controls: dict[str, DDCurve] | None = None,
+    title: str = "",
+    x: str = "attack radius ε (latent units)",
+) -> go.Figure:
+    """Draw distortion over attack radius, the mean over images with a band of ±2 standard errors.
+
+    `controls` are drawn dashed in the colour of the curve of the same name: random directions of the same radius.
+    """
+    fig = go.Figure()
+    for (name, curve), color in zip(curves.items(), COLORS, strict=False):
+        _band(fig, curve, metric, color)
+        fig.add_scatter(
+            x=_plain(curve.radii), y=_mean(curve, metric), name=name, line={"color": color}, mode="lines+markers"
+        )
+        if name in (controls or {}):
+            noise = controls[name]
+            line = {"color": color, "dash": "dash"}
+            fig.add_scatter(x=_plain(noise.radii), y=_mean(noise, metric), name=f"{name}, random direction", line=line)
+    return fig.update_layout(title=title, xaxis_title=x, yaxis_title=metric, width=760, height=430, template=TEMPLATE)
+
+
+def attack_slider(
+    curve: DDCurve,
+    metric: str,
+    rows: list[dict[str, Tensor]],
+    *,
+    title: str = "",
+    x: str = "attack radius ε (latent units)",
+) -> go.Figure:
+    """Show the images of every radius under a slider, and the point moving on the distortion curve; needs no kernel.
+
+    `rows` holds for each radius of the curve the labelled rows of images (n, C, H, W).
+    """
+    count, _, height, width = next(iter(rows[0].values())).shape
+    labels = list(rows[0])
+    fig = make_subplots(1, 2, column_widths=[0.62, 0.38], horizontal_spacing=0.09)
+    pictures = [_picture(tile([r[label] for label in labels])) for r in rows]
+    fig.add_trace(pictures[0], 1, 1)
+    radii, mean = _plain(curve.radii), _mean(curve, metric)
+    fig.add_scatter(x=radii, y=mean, line={"color": COLORS[0]}, mode="lines", name="mean over images", row=1, col=2)
+    marker = {"color": COLORS[1], "size": 13}
+    fig.add_scatter(x=radii[:1], y=mean[:1], mode="markers", marker=marker, name="this radius", row=1, col=2)
+    fig.frames = [
+        go.Frame(name=f"{r:.3g}", traces=[0, 2], data=[picture, go.Scatter(x=[r], y=[y])])
+        for r, y, picture in zip(radii, mean, pictures, strict=True)
+    ]
+    still = {"mode": "immediate", "frame": {"duration": 0, "redraw": True}, "transition": {"duration": 0}}
+    steps = [{"label": f.name, "method": "animate", "args": [[f.name], still]} for f in fig.frames]
+    fig.update_layout(
+        sliders=[{"steps": steps, "currentvalue": {"prefix": "ε = "}, "pad": {"t": 45}, "len": 0.6}],
+        title=title,
+        width=980,
+        height=max(360, int(560 / (count * width) * len(labels) * height) + 190),
+        showlegend=False,
+        template=TEMPLATE,
+    )
+    cell = height + 4
+    fig.update_yaxes(tickvals=[(i + 0.5) * cell for i in range(len(labels))], ticktext=labels, row=1, col=1)
+    fig.update_xaxes(tickvals=[], row=1, col=1)
+    _bare_axes(fig, row=1, col=1)
+    fig.update_xaxes(title=x, row=1, col=2)
+    fig.update_yaxes(title=metric, row=1, col=2)
+    return fig
+
+
+def chrome() -> str | None:
+    """Where the Chrome is that can turn figures into PNG, or None."""
+    return Chromium.find_browser(skip_local=False)
+
+
+def save(fig: go.Figure, folder: Path | str, name: str) -> go.Figure:
+    """Write `<name>.plotly.json` and, where there is a Chrome, `<name>.png` into the folder; return the figure."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(folder / f"{name}.plotly.json", fig.to_json().encode())
+    if _png_server():
+        _write(folder / f"{name}.png", fig.to_image("png", scale=2))
+    return fig
+
+
+@cache
+def _png_server() -> bool:
+    """Keep one Chrome running, which takes 0.3 s a picture instead of 3; tried once first, as a server would hang."""
+    if not chrome():
+        return False
+    try:
+        go.Figure().to_image("png")
+    except Exception as reason:  # a Chrome that does not start fails in as many ways as there are systems
+        print(f"pictures are not saved as PNG: Chrome does not start here ({type(reason).__name__}: {reason})")
+        return False
+    warnings.filterwarnings("ignore", message="The kopts argument is ignored", category=UserWarning)
+    kaleido.start_sync_server(silence_warnings=True, plotlyjs=pio.defaults.plotlyjs)
+    return True
+
+
+def _write(path: Path, content: bytes) -> None:
+    part = path.with_name(path.name + ".part")
+    part.write_bytes(content)
+    part.replace(path)
+
+
+def _picture(png: bytes) -> go.Image:
+    return go.Image(source=f"data:image/png;base64,{base64.b64encode(png).decode()}", hoverinfo="skip")
+
+
+def _bare_axes(fig: go.Figure, **where) -> None:
+    plain = {"showgrid": False, "showline": False, "ticks": "", "fixedrange": True}
+    fig.update_xaxes(**plain, constrain="domain", **where)
+    fig.update_yaxes(**plain, constrain="domain", **where)
+
+
+def _band(fig: go.Figure, curve: DDCurve, metric: str, color: str) -> None:
+    values = curve.values[metric]
+    error = 2 * values.std(1) / values.shape[1] ** 0.5
+    edges = [*_plain(values.mean(1) - error), *_plain(values.mean(1) + error)[::-1]]
+    radii = _plain(curve.radii)
+    fig.add_scatter(
+        x=[*radii, *radii[::-1]],
+        y=edges,
+        fill="toself",
+        fillcolor=color,
+        opacity=0.15,
+        line={"width": 0},
+        hoverinfo="skip",
+        showlegend=False,
+        mode="lines",
+    )
+
+
+def _mean(curve: DDCurve, metric: str) -> list[float]:
+    return _plain(curve.values[metric].mean(1))
+
+
+def _plain(values: Tensor) -> list:
+    """As Python numbers of six significant digits."""
+    rounded = [[float(f"{v:.6g}") for v in row] for row in values.reshape(-1, values.shape[-1]).tolist()]
+    return rounded[0] if values.ndim == 1 else rounded

@@ -1,0 +1,114 @@
+"""Running notebooks: one folder a run, named by its settings, with the executed notebook, figures and claims."""
+
+import json
+import os
+import re
+from contextlib import contextmanager
+from pathlib import Path
+
+import nbformat
+import papermill
+
+from vaenb import claims, plots
+
+
+class RunFailed(RuntimeError):
+    """A cell raised, or the kernel died; the unfinished notebook is kept and named."""
+
+
+def run(notebook: Path | str, parameters: dict | None = None, *, folder: Path | str | None = None) -> Path:
+    """Execute `notebook` with papermill and return the folder that holds its notebook, figures and claims.
+
+    Parameter names are checked against the notebook's parameters cell, since papermill only warns of an unknown one;
+    whole numbers become floats where the notebook's annotation says so. `folder` defaults to runs/<notebook>, with
+    the settings that differ appended. Raises FileNotFoundError, ValueError, or RunFailed with the cell's error.
+    """
+    notebook = Path(notebook)
+    if not notebook.is_file():
+        raise FileNotFoundError(f"notebook: {notebook} does not exist")
+    parameters = _checked(notebook, parameters or {})
+    folder = Path(folder) if folder else claims.runs_folder() / _name(notebook, parameters)
+    folder.mkdir(parents=True, exist_ok=True)
+    part = folder / f"{notebook.stem}.part.ipynb"
+    with _environment(VAENB_RUN=str(folder.resolve()), PLOTLY_RENDERER=_renderer()):
+        try:
+            papermill.execute_notebook(notebook, part, parameters, cwd=notebook.parent, store_widget_state=False)
+        except papermill.PapermillExecutionError as error:
+            raise RunFailed(
+                f"cell {error.exec_count} of {notebook} failed; see {part}\n{error.ename}: {error.evalue}"
+            ) from error
+        except RuntimeError as error:
+            raise RunFailed(f"the kernel of {notebook} died ({error}); see {part}") from error
+    part.replace(folder / notebook.name)
+    return folder
+
+
+def publish(notebook: Path | str) -> None:
+    """Execute a notebook in its default settings and write it back as it is committed: with outputs, and clean.
+
+    Timings, widget state and progress bars are dropped, so that a second publication changes nothing but results.
+    """
+    notebook = Path(notebook)
+    executed = nbformat.read(run(notebook) / notebook.name, as_version=4)
+    executed.metadata = {k: v for k, v in executed.metadata.items() if k in ("kernelspec", "language_info")}
+    executed.metadata["kernelspec"] = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
+    for count, cell in enumerate((c for c in executed.cells if c.cell_type == "code"), start=1):
+        cell.metadata = {"tags": tags} if (tags := cell.metadata.get("tags")) else {}
+        cell.execution_count = count
+        cell.outputs = [_cleaned(o, count) for o in cell.outputs if o.get("name") != "stderr" and not _is_progress(o)]
+    for cell in executed.cells:
+        cell.metadata.pop("papermill", None)
+    nbformat.validate(executed)
+    part = notebook.with_suffix(".part")
+    nbformat.write(executed, part)
+    part.replace(notebook)
+
+
+def _cleaned(output, count: int):
+    if "execution_count" in output:
+        output.execution_count = count
+    output.get("metadata", {}).clear()
+    return output
+
+
+def _is_progress(output) -> bool:
+    text = output.get("data", {}).get("text/plain", "")
+    return "application/vnd.jupyter.widget-view+json" in output.get("data", {}) and bool(
+        re.search(r"\d+%\||it/s|\?it", text)
+    )
+
+
+def _checked(notebook: Path, parameters: dict) -> dict:
+    known = papermill.inspect_notebook(str(notebook))
+    for name in parameters:
+        if name not in known:
+            raise ValueError(f"parameter {name!r}: {notebook.name} has {', '.join(known) or 'no parameters cell'}")
+    wants_float = {name for name, info in known.items() if info["inferred_type_name"] == "float"}
+    return {n: float(v) if n in wants_float and type(v) is int else v for n, v in parameters.items()}
+
+
+def _name(notebook: Path, parameters: dict) -> str:
+    settings = [
+        f"{name}={json.dumps(value) if isinstance(value, list) else value}" for name, value in parameters.items()
+    ]
+    return "_".join([notebook.stem, *(re.sub(r"[^\w.=,+-]+", "-", s) for s in settings)])
+
+
+def _renderer() -> str:
+    """Both interactive and a PNG where a Chrome is there to draw it."""
+    if plots.chrome():
+        return "plotly_mimetype+png"
+    print("no Chrome found: the executed notebook holds interactive figures without static pictures beside them")
+    return "plotly_mimetype"
+
+
+@contextmanager
+def _environment(**values: str):
+    """Set environment variables for the kernel that is started meanwhile."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)

@@ -1,0 +1,271 @@
+"""Training, and the checkpoint store.
+
+`fit` minimises `model.losses(x, labels, generator)["loss"]` with Adam. `trained` is `fit` behind a store: the weights
+for one description (builder, its arguments, data, fit settings, seed) are computed once and read from then on.
+"""
+
+import hashlib
+import inspect
+import json
+import os
+import signal
+import tempfile
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from vaenb.data import ImageSet
+
+# Raise when `fit` gives other weights for the same description: older checkpoints are then not found any more.
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class History:
+    """Mean statistics of every finished epoch (the keys of `model.losses`), and whether training was interrupted."""
+
+    epochs: list[dict[str, float]] = field(default_factory=list)
+    interrupted: bool = False
+
+
+class DamagedCheckpoint(RuntimeError):
+    """A model file that is not what was written: truncated, altered, or another format."""
+
+
+def fit(
+    model: nn.Module,
+    data: ImageSet,
+    *,
+    epochs: int,
+    batch_size: int = 128,
+    lr: float = 1e-3,
+    seed: int = 0,
+    progress: bool = True,
+) -> History:
+    """Train `model` in place with Adam and leave it in evaluation mode.
+
+    `data` lies on the model's device. Batches are permutations of it drawn from `seed`; an incomplete last batch is
+    left out. The same model, data, settings and seed give the same weights on one machine's CPU at one thread count.
+    Ctrl-C or a kernel's stop ends training after the step at hand: the weights stay usable and the history says
+    `interrupted`; a second Ctrl-C stops at once. Raises FloatingPointError when the loss is no longer finite.
+    """
+    _check_fit(model, data, epochs, batch_size, lr)
+    device = data.images.device
+    generator = torch.Generator(device).manual_seed(seed)
+    model.train().to(memory_format=torch.channels_last)
+    optimizer = torch.optim.Adam(model.parameters(), lr=lr, fused=True)
+    batch_size = min(batch_size, len(data))
+    steps = len(data) // batch_size
+    history = History()
+    with _stop_on_interrupt() as stopped, tqdm(total=epochs * steps, leave=False, disable=not progress) as bar:
+        for epoch in range(epochs):
+            totals: dict[str, Tensor] = {}
+            order = torch.randperm(len(data), generator=generator, device=device)[: steps * batch_size]
+            for index in order.split(batch_size):
+                x = data.float(index).contiguous(memory_format=torch.channels_last)
+                losses = model.losses(x, data.labels[index], generator)
+                optimizer.zero_grad(set_to_none=True)
+                losses["loss"].backward()
+                optimizer.step()
+                for name, value in losses.items():
+                    totals[name] = totals.get(name, 0) + value.detach()
+                bar.update()
+                if stopped:
+                    model.eval()
+                    return History(history.epochs, interrupted=True)
+            means = {name: (total / steps).item() for name, total in totals.items()}
+            if not all(abs(v) < float("inf") for v in means.values()):
+                raise FloatingPointError(
+                    f"epoch {epoch + 1}: the loss is not finite ({means}); try a smaller lr than {lr}"
+                )
+            history.epochs.append(means)
+            bar.set_postfix({name: f"{value:.1f}" for name, value in means.items()}, refresh=False)
+    model.eval()
+    return history
+
+
+def trained(
+    build: Callable[..., nn.Module],
+    config: dict,
+    data: ImageSet,
+    *,
+    epochs: int,
+    batch_size: int = 128,
+    lr: float = 1e-3,
+    seed: int = 0,
+    folder: Path | str | None = None,
+    progress: bool = True,
+) -> tuple[nn.Module, History]:
+    """Return `build(**config)` trained on `data`, from the checkpoint store if it is there.
+
+    The weights are initialised from `seed`, too. `folder` is the store: by default `$VAENB_CACHE`, else vaenb/models
+    in the user's cache folder. A damaged file is named in a warning and trained again; two processes that ask for the
+    same model train it once; an interrupted training is returned, and not stored.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = build(**config)
+    model = model.to(data.images.device)
+    settings = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "seed": seed}
+    description = _describe(build, config, data, settings)
+    key = hashlib.sha256(description.encode()).hexdigest()[:16]
+    path = _store(folder) / f"{build.__name__}-{key}.safetensors"
+    with _locked(path):
+        if path.exists():
+            try:
+                return model, load_weights(model, path, description=description)
+            except DamagedCheckpoint as damage:
+                warnings.warn(f"{damage}; training it again", stacklevel=2)
+        history = fit(model, data, **settings, progress=progress)
+        if history.interrupted:
+            warnings.warn("training was interrupted: the model is usable but not stored", stacklevel=2)
+            return model, history
+        try:
+            save_weights(model, path, description=description, history=history)
+        except OSError as reason:
+            warnings.warn(f"the trained model could not be stored in {path.parent} ({reason})", stacklevel=2)
+    return model, history
+
+
+def save_weights(model: nn.Module, path: Path | str, *, description: str = "", history: History | None = None) -> None:
+    """Write the weights and how they came about as safetensors, replacing `path` only when the file is complete."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    metadata = {
+        "digest": _digest(tensors),
+        "description": description,
+        "history": json.dumps((history or History()).epochs),
+    }
+    handle, part = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
+    os.close(handle)
+    try:
+        save_file(tensors, part, metadata)
+        Path(part).replace(path)
+    finally:
+        Path(part).unlink(missing_ok=True)
+
+
+def load_weights(model: nn.Module, path: Path | str, *, description: str | None = None) -> History:
+    """Read weights written by `save_weights` into `model`, in evaluation mode, and return their history.
+
+    Raises FileNotFoundError, or DamagedCheckpoint when the file is truncated, altered, for another model, or a pickle,
+    which is never opened because it could run code. The model is changed only if all is well.
+    """
+    path = Path(path)
+    with path.open("rb") as file:
+        if file.read(2) in (b"PK", b"\x80\x02", b"\x80\x04"):
+            raise DamagedCheckpoint(f"{path} is a pickle, not safetensors; a pickle can run code and is not opened")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
+    except (SafetensorError, OSError, ValueError) as reason:
+        raise DamagedCheckpoint(f"{path} is damaged: it is not a complete safetensors file ({reason})") from reason
+    if metadata.get("digest") != _digest(tensors):
+        raise DamagedCheckpoint(f"{path} is damaged: its content does not match the checksum written with it")
+    if description is not None and metadata.get("description") != description:
+        raise DamagedCheckpoint(f"{path} holds another model: {metadata.get('description')}")
+    expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    if expected != {name: tuple(value.shape) for name, value in tensors.items()}:
+        raise DamagedCheckpoint(
+            f"{path} does not fit this {type(model).__name__}: names or shapes of the weights differ"
+        )
+    model.load_state_dict(tensors)
+    model.to(memory_format=torch.channels_last).eval()
+    return History(json.loads(metadata["history"]))
+
+
+def _check_fit(model: nn.Module, data: ImageSet, epochs: int, batch_size: int, lr: float) -> None:
+    for name, value in {"epochs": epochs, "batch_size": batch_size}.items():
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name}: a whole number ≥ 1 expected, got {value!r}")
+    if not 0 < lr < float("inf"):
+        raise ValueError(f"lr: a positive learning rate expected, got {lr!r}")
+    if len(data) == 0:
+        raise ValueError("data: the image set is empty")
+    device = next(model.parameters()).device
+    if device != data.images.device:
+        raise ValueError(f"data: it is on {data.images.device} and the model on {device}; use data.to({str(device)!r})")
+
+
+def _describe(build: Callable, config: dict, data: ImageSet, settings: dict) -> str:
+    """Everything the weights depend on, defaults included, as one line of JSON."""
+    call = inspect.signature(build).bind(**config)
+    call.apply_defaults()
+    what = {
+        "format": _FORMAT,
+        "build": f"{build.__module__}.{build.__qualname__}",
+        "config": call.arguments,
+        "data": data.digest,
+        **settings,
+    }
+    try:
+        return json.dumps(what, sort_keys=True)
+    except TypeError as reason:
+        raise TypeError(
+            f"config: plain values expected (numbers, strings, lists), so that it can be stored: {reason}"
+        ) from None
+
+
+def _store(folder: Path | str | None) -> Path:
+    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vaenb" / "models"
+    return Path(folder or os.environ.get("VAENB_CACHE") or default)
+
+
+def _digest(tensors: dict[str, Tensor]) -> str:
+    sha = hashlib.sha256()
+    for name in sorted(tensors):
+        sha.update(name.encode())
+        sha.update(tensors[name].reshape(-1).view(torch.uint8).numpy())
+    return sha.hexdigest()
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold the model's lock; where the store can't be written, go on without one, as nothing is written then."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(f"{path}.lock")
+        try:
+            lock.acquire(timeout=1)
+        except Timeout:
+            print(f"another process is training this model; waiting for {path.name}")
+            lock.acquire()
+    except OSError:
+        yield
+        return
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _stop_on_interrupt() -> Iterator[list]:
+    """Collect the first SIGINT instead of raising in the middle of an optimiser step; the second one raises."""
+    stopped: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield stopped
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def note(signum, frame) -> None:
+        stopped.append(signum)
+        signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield stopped
+    finally:
+        signal.signal(signal.SIGINT, before)
