@@ -24,7 +24,7 @@ def some_curve(seed=0, n=4, d=2) -> DDCurve:
 
 
 def pixels(png: bytes) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(png)))
+    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
 
 
 def test_tile_keeps_every_pixel():

@@ -6,6 +6,7 @@ plotted is rounded, so that a notebook's figures are the same on every machine.
 
 import base64
 import io
+import threading
 import warnings
 from functools import cache
 from pathlib import Path
@@ -42,15 +43,14 @@ def tile(rows: list[Tensor], *, zoom: int = 1, gap: int = 2) -> bytes:
     """Lay rows of images (n, C, H, W) in [0, 1] out as one PNG; every image is `zoom` times its size."""
     lines = []
     for images in rows:
-        pixels = (
-            (images.detach().cpu().clamp(0, 1) * 255).round().byte().expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()
-        )
+        pixels = (images.detach().cpu().clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
         pixels = pixels.repeat(zoom, axis=1).repeat(zoom, axis=2)
         lines.append(
             np.concatenate([np.pad(p, ((gap, gap), (gap, gap), (0, 0)), constant_values=255) for p in pixels], 1)
         )
+    picture = np.concatenate(lines, 0)
     png = io.BytesIO()
-    Image.fromarray(np.concatenate(lines, 0)).save(png, "png", optimize=True)
+    Image.fromarray(picture[..., 0] if picture.shape[2] == 1 else picture).save(png, "png", optimize=True)
     return png.getvalue()
 
 
@@ -60,14 +60,14 @@ def images(rows: dict[str, Tensor], *, columns: list[str] | None = None, title: 
     if len(shapes) != 1:
         raise ValueError(f"rows: images of one shape expected, got {sorted(shapes)}")
     ((count, _, height, width),) = shapes
-    fig = go.Figure(_picture(tile(list(rows.values()), zoom=2)))
-    cell_x, cell_y = 2 * width + 4, 2 * height + 4
+    fig = go.Figure(_picture(tile(list(rows.values()))))
+    cell_x, cell_y = width + 4, height + 4
     fig.update_xaxes(
         tickvals=[(i + 0.5) * cell_x for i in range(count)] if columns else [], ticktext=columns or [], side="top"
     )
     fig.update_yaxes(tickvals=[(i + 0.5) * cell_y for i in range(len(rows))], ticktext=list(rows))
     _bare_axes(fig)
-    scale = min(1.3, 900 / (count * cell_x))
+    scale = min(2.6, 900 / (count * cell_x))
     label = 8 * max(map(len, rows))
     top = (40 if title else 10) + (30 if columns else 0)
     return fig.update_layout(
@@ -140,25 +140,28 @@ def attack_slider(
     `rows` holds for each radius of the curve the labelled rows of images (n, C, H, W).
     """
     count, _, height, width = next(iter(rows[0].values())).shape
-    labels = list(rows[0])
+    labels, first = list(rows[0]), 2 * len(rows) // 3  # begin where there is something to see
     fig = make_subplots(1, 2, column_widths=[0.62, 0.38], horizontal_spacing=0.09)
     pictures = [_picture(tile([r[label] for label in labels])) for r in rows]
-    fig.add_trace(pictures[0], 1, 1)
+    fig.add_trace(pictures[first], 1, 1)
     radii, mean = _plain(curve.radii), _mean(curve, metric)
     fig.add_scatter(x=radii, y=mean, line={"color": COLORS[0]}, mode="lines", name="mean over images", row=1, col=2)
-    marker = {"color": COLORS[1], "size": 13}
-    fig.add_scatter(x=radii[:1], y=mean[:1], mode="markers", marker=marker, name="this radius", row=1, col=2)
+    point = {"mode": "markers", "marker": {"color": COLORS[1], "size": 13}, "name": "this radius"}
+    fig.add_scatter(x=[radii[first]], y=[mean[first]], **point, row=1, col=2)
     fig.frames = [
         go.Frame(name=f"{r:.3g}", traces=[0, 2], data=[picture, go.Scatter(x=[r], y=[y])])
         for r, y, picture in zip(radii, mean, pictures, strict=True)
     ]
     still = {"mode": "immediate", "frame": {"duration": 0, "redraw": True}, "transition": {"duration": 0}}
     steps = [{"label": f.name, "method": "animate", "args": [[f.name], still]} for f in fig.frames]
+    slider = {"steps": steps, "active": first, "currentvalue": {"prefix": "ε = "}, "pad": {"t": 45}, "len": 0.6}
+    label_width = 8 * max(map(len, labels)) + 20
     fig.update_layout(
-        sliders=[{"steps": steps, "currentvalue": {"prefix": "ε = "}, "pad": {"t": 45}, "len": 0.6}],
+        sliders=[slider],
         title=title,
-        width=980,
-        height=max(360, int(560 / (count * width) * len(labels) * height) + 190),
+        width=900 + label_width,
+        height=max(360, int(540 / (count * width) * len(labels) * height) + 190),
+        margin={"l": label_width},
         showlegend=False,
         template=TEMPLATE,
     )
@@ -188,17 +191,17 @@ def save(fig: go.Figure, folder: Path | str, name: str) -> go.Figure:
 
 @cache
 def _png_server() -> bool:
-    """Keep one Chrome running, which takes 0.3 s a picture instead of 3; tried once first, as a server would hang."""
+    """Start one Chrome for all pictures: 0.3 s a picture instead of 3. Give up on one that does not answer."""
     if not chrome():
-        return False
-    try:
-        go.Figure().to_image("png")
-    except Exception as reason:  # a Chrome that does not start fails in as many ways as there are systems
-        print(f"pictures are not saved as PNG: Chrome does not start here ({type(reason).__name__}: {reason})")
         return False
     warnings.filterwarnings("ignore", message="The kopts argument is ignored", category=UserWarning)
     kaleido.start_sync_server(silence_warnings=True, plotlyjs=pio.defaults.plotlyjs)
-    return True
+    answered = threading.Event()  # kaleido waits for ever for a server whose Chrome did not start
+    threading.Thread(target=lambda: (go.Figure().to_image("png"), answered.set()), daemon=True).start()
+    if not answered.wait(60):
+        print("pictures are not saved as PNG: Chrome does not start here")
+        kaleido.stop_sync_server(silence_warnings=True)
+    return answered.is_set()
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -208,7 +211,8 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def _picture(png: bytes) -> go.Image:
-    return go.Image(source=f"data:image/png;base64,{base64.b64encode(png).decode()}", hoverinfo="skip")
+    source = f"data:image/png;base64,{base64.b64encode(png).decode()}"
+    return go.Image(source=source, hoverinfo="skip", zsmooth=False)
 
 
 def _bare_axes(fig: go.Figure, **where) -> None:

@@ -1,5 +1,7 @@
 """Running notebooks: one folder a run, named by its settings, with the executed notebook, figures and claims."""
 
+import base64
+import io
 import json
 import os
 import re
@@ -8,6 +10,7 @@ from pathlib import Path
 
 import nbformat
 import papermill
+from PIL import Image
 
 from vaenb import claims, plots
 
@@ -68,7 +71,16 @@ def _cleaned(output, count: int):
     if "execution_count" in output:
         output.execution_count = count
     output.get("metadata", {}).clear()
+    if png := output.get("data", {}).get("image/png"):
+        output.data["image/png"] = _fewer_colors(png)
     return output
+
+
+def _fewer_colors(png: str) -> str:
+    """Keep 128 colours of a base64 PNG: a third of the size, and no difference to the eye in charts and grey images."""
+    small = io.BytesIO()
+    Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB").quantize(128).save(small, "png", optimize=True)
+    return base64.b64encode(small.getvalue()).decode()
 
 
 def _is_progress(output) -> bool:
