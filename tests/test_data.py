@@ -190,9 +190,13 @@ def server(tmp_path, monkeypatch):
 def test_a_set_is_fetched_once_and_kept(folder, server):
     train = load("mnist", split="train")
     assert np.array_equal(train.images[:, 0].numpy(), server.images) and train.labels.tolist() == server.labels.tolist()
-    assert [p.name for p in folder.glob("*.npz")] == ["mnist_train.npz"] and not (folder / ".raw" / "mnist").exists()
+    assert (
+        sorted(p.name for p in folder.glob("*.npz")) == ["mnist_test.npz", "mnist_train.npz"]
+        and not (folder / ".raw" / "mnist").exists()
+    )
     asked = len(server.requests)
-    assert load("mnist", split="train").digest == train.digest and len(server.requests) == asked
+    assert load("mnist", split="train").digest == train.digest and len(load("mnist", split="test")) == 10
+    assert len(server.requests) == asked
     assert data.available() == ["digits", "sprites", "mnist"]
 
 
@@ -210,6 +214,14 @@ def test_a_bad_download_is_told_and_trips_up_no_second_attempt(folder, server, d
     assert not list(folder.glob("*.npz")) and not list(folder.rglob("*.gz"))
     server.files = {**server.files, name: good}
     assert len(load("mnist")) == 30
+
+
+def test_what_a_killed_download_left_is_not_trusted(folder, server):
+    left = folder / ".raw" / "mnist" / "MNIST" / "raw"
+    left.mkdir(parents=True)
+    for name, content in server.files.items():
+        (left / name.removesuffix(".gz")).write_bytes(gzip.decompress(content).replace(b"\x07", b"\x08"))
+    assert np.array_equal(load("mnist").images[:, 0].numpy(), server.images)
 
 
 def test_no_network_is_told_with_what_to_do(folder, monkeypatch):
@@ -246,8 +258,14 @@ def test_public_formats_become_upright_images_with_labels_from_zero():
     assert letters["images"][0].tolist() == [[0, 2], [1, 3]] and letters["labels"].tolist() == [25]
     svhn = data._converted("svhn", Fake(data=some_bytes(2, 3, 32, 32), labels=np.array([1, 9])))
     assert svhn["images"].shape == (2, 32, 32, 3)
-    drawing = Image.fromarray(np.array([[0, 255]], dtype=np.uint8))
-    assert data._converted("omniglot", [(drawing, 5)])["images"].tolist() == [[[255, 0]]]
+
+
+def test_omniglot_is_sorted_and_white_on_black(tmp_path):
+    for i, character in enumerate(("Tengwar/c02", "Greek/c01")):
+        (tmp_path / character).mkdir(parents=True)
+        Image.fromarray(np.array([[0, 255 - i]], dtype=np.uint8)).save(tmp_path / character / "a.png")
+    drawings = data._converted("omniglot", Fake(target_folder=tmp_path))
+    assert drawings["images"].tolist() == [[[255, 1]], [[255, 0]]] and drawings["labels"].tolist() == [0, 1]
 
 
 def test_celeba_is_cut_and_scaled_as_usual(tmp_path):
@@ -319,6 +337,8 @@ class Bomb:
         ({"images": some_bytes(4, 2, 8, 8)}, "one or three channels"),
         ({"images": some_bytes(0, 8, 8)}, r"got shape \(0, 1, 8, 8\)"),
         ({"images": some_bytes(4, 8, 8), "labels": np.arange(3)}, "one label for each of the 4 images"),
+        ({"images": some_bytes(4, 8, 8), "labels": np.full(4, np.nan)}, "labels as whole numbers expected"),
+        ({"images": some_bytes(4, 8, 8), "factors": np.zeros((3, 1))}, r"finite factors \(4, 0\) expected"),
         ({"pictures": some_bytes(4, 8, 8)}, "an array called images expected, got pictures"),
         ({"images": np.array([Bomb()], dtype=object)}, "a pickle can run code and is not opened"),
     ],

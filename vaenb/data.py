@@ -6,9 +6,9 @@ A set is kept as `<name>_<split>.npz` in the data folder (`VAENB_DATA`): `images
 
 import difflib
 import hashlib
-import io
 import os
 import shutil
+import socket
 import tempfile
 import zipfile
 import zlib
@@ -126,6 +126,8 @@ def _load(name: str | Path, split: str, size: int | None, folder: Path, download
         return _read_npz(file, name, split)
     if name == "color_mnist":
         return _color_mnist(_load("mnist", split, None, folder, download))
+    if name not in _PUBLIC and Path(name).is_dir():
+        return _from_path(Path(name), split, size)
     if name not in _PUBLIC:
         known = [*dict.fromkeys([*available(folder), *_PUBLIC, "color_mnist"])]
         close = difflib.get_close_matches(str(name), known, n=1)
@@ -186,20 +188,22 @@ _PUBLIC: dict[str, Callable] = {
 
 
 def _fetch(name: str, split: str, file: Path) -> ImageSet:
-    """Download once, with torchvision's progress and checksums, and keep the set as an .npz."""
+    """Download once, with torchvision's progress and checksums, and keep both splits as .npz."""
+    raw, timeout = file.parent / ".raw" / name, socket.getdefaulttimeout()
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(file.parent / f".{name}.lock"):
-            if not file.exists():
-                raw = file.parent / ".raw" / name
-                raw.mkdir(parents=True, exist_ok=True)
-                arrays = _converted(name, _PUBLIC[name](str(raw), split == "train"))
-                _write_npz(file, arrays)
-                shutil.rmtree(raw)
-    except KeyboardInterrupt:
-        raise
+            try:
+                shutil.rmtree(raw, ignore_errors=True)  # torchvision trusts unpacked files, also half-unpacked ones
+                raw.mkdir(parents=True)
+                socket.setdefaulttimeout(60)  # torchvision sets none: a server that stalls would block for ever
+                for part in SPLITS if not file.exists() else ():
+                    arrays = _converted(name, _PUBLIC[name](str(raw), part == "train"))
+                    _write_npz(file.with_name(f"{name}_{part}.npz"), arrays)
+            finally:
+                socket.setdefaulttimeout(timeout)
+                shutil.rmtree(raw, ignore_errors=True)
     except Exception as reason:  # torchvision raises some six kinds, from URLError to RuntimeError on a checksum
-        shutil.rmtree(file.parent / ".raw" / name, ignore_errors=True)
         raise DatasetUnavailable(_missing(name, file, f"{type(reason).__name__}: {_line(reason)}")) from reason
     return _read_npz(file, name, split)
 
@@ -208,9 +212,11 @@ def _converted(name: str, source) -> dict[str, np.ndarray]:
     if name == "celeba":
         files = [Path(source.root) / source.base_folder / "img_align_celeba" / f for f in source.filename]
         return {"images": np.stack([_square_photo(Image.open(f), 64, crop=148) for f in files])}
-    if name == "omniglot":  # dark strokes on white, 105×105
-        images, labels = zip(*source, strict=True)
-        return {"images": np.stack([255 - np.asarray(i.convert("L")) for i in images]), "labels": np.array(labels)}
+    if name == "omniglot":  # dark strokes on white; sorted here, since torchvision takes the file system's order
+        files = sorted(Path(source.target_folder).glob("*/*/*.png"))
+        characters = sorted({f.parent for f in files})
+        images = np.stack([255 - np.asarray(_read_photo(f)) for f in files])
+        return {"images": images, "labels": np.array([characters.index(f.parent) for f in files])}
     if name == "svhn":
         return {"images": source.data.transpose(0, 2, 3, 1), "labels": source.labels}
     images, labels = np.asarray(source.data), np.asarray(source.targets)
@@ -261,7 +267,7 @@ def _read_folder(path: Path, size: int | None) -> ImageSet:
     if size is None and len({p.size for p in photos}) > 1:
         raise ValueError(f"{path}: images of different sizes, e.g. {photos[0].size}; give size=… to scale them")
     arrays = np.stack([np.asarray(p) if size is None else _square_photo(p, size) for p in photos])
-    labels = torch.tensor([classes.index(f.parent) for f in files]) if len(classes) > 1 else None
+    labels = np.array([classes.index(f.parent) for f in files]) if len(classes) > 1 else None
     return _image_set(arrays, labels, path, path.name, "")
 
 
@@ -292,8 +298,12 @@ def _read_npz(path: Path, name: str, split: str) -> ImageSet:
         raise ValueError(f"{path}: {reason}{hint}") from reason
     images = _image_set(arrays["images"], arrays.get("labels"), path, name, split)
     if "factors" in arrays:
-        factors = torch.from_numpy(arrays["factors"]).float()
-        images = replace(images, factors=factors, factor_names=tuple(map(str, arrays.get("factor_names", ()))))
+        factors, names = torch.from_numpy(arrays["factors"]).float(), tuple(map(str, arrays.get("factor_names", ())))
+        if factors.shape != (len(images), len(names)) or not factors.isfinite().all():
+            raise ValueError(
+                f"{path}: finite factors ({len(images)}, {len(names)}) expected, got {tuple(factors.shape)}"
+            )
+        images = replace(images, factors=factors, factor_names=names)
     return images
 
 
@@ -309,21 +319,21 @@ def _image_set(images: np.ndarray, labels, path: Path, name: str, split: str) ->
     if images.ndim != 4 or images.shape[1] not in (1, 3) or images.shape[2] != images.shape[3] or images.size == 0:
         shapes = "(N, S, S), (N, S, S, 3) or (N, C, S, S) with one or three channels"
         raise ValueError(f"{path}: square images {shapes} expected, got shape {images.shape}")
-    labels = torch.full((len(images),), -1) if labels is None else torch.as_tensor(labels).long()
+    labels = np.full(len(images), -1) if labels is None else np.asarray(labels)
+    if labels.dtype.kind not in "iu":
+        raise ValueError(f"{path}: labels as whole numbers expected, got {labels.dtype}")
     if labels.shape != (len(images),):
-        raise ValueError(
-            f"{path}: one label for each of the {len(images)} images expected, got shape {tuple(labels.shape)}"
-        )
-    return ImageSet(torch.from_numpy(np.ascontiguousarray(images)), labels, name, split)
+        raise ValueError(f"{path}: one label for each of the {len(images)} images expected, got shape {labels.shape}")
+    pixels = torch.from_numpy(np.ascontiguousarray(images))
+    return ImageSet(pixels, torch.from_numpy(labels.astype(np.int64)), name, split)
 
 
 def _write_npz(file: Path, arrays: dict[str, np.ndarray]) -> None:
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
     handle, part = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}", suffix=".part")
     os.close(handle)
     try:
-        Path(part).write_bytes(buffer.getbuffer())
+        with Path(part).open("wb") as target:
+            np.savez_compressed(target, **arrays)
         Path(part).replace(file)
     finally:
         Path(part).unlink(missing_ok=True)

@@ -38,7 +38,7 @@ class LatentAttackExplorer:
         self.image = ipw.IntSlider(0, 0, len(x) - 1, description="test image", continuous_update=False, **wide)
         self.picture = ipw.Image(format="png")
         self.curve = ipw.Image(format="svg+xml")
-        self.numbers = ipw.HTML()
+        self.numbers = ipw.HTML(layout=ipw.Layout(min_width="34em"))
         self._decoded = lru_cache(maxsize=64)(self._decode)
         for slider in (self.eps, self.beta, self.image):
             slider.observe(self._draw, "value")
