@@ -1,11 +1,14 @@
 """What every committed notebook must be: executed, typed parameters, light, and readable without running it."""
 
+import json
 import re
 from pathlib import Path
 
 import nbformat
 import papermill
 import pytest
+
+from vaenb import runs
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 MARK = "# NBVAL_CHECK_OUTPUT"
@@ -88,3 +91,16 @@ def test_it_carries_no_traces_of_its_execution(notebook):
     assert set(notebook.metadata) <= {"kernelspec", "language_info"}
     assert all(set(cell.metadata) <= {"tags"} for cell in notebook.cells)
     assert not re.search(r"/root/|/home/|/tmp/|\d+%\|", nbformat.writes(notebook))
+
+
+def test_00_runs_with_other_parameters(tmp_path, monkeypatch):
+    monkeypatch.setenv("VAENB_RUNS", str(tmp_path))
+    monkeypatch.setattr(runs, "_renderer", lambda: "plotly_mimetype")
+    parameters = {"beta": 4, "betas": [4.0], "dataset": "sprites", "epochs": 2, "image": 0}
+    folder = runs.run(NOTEBOOKS[0], parameters)
+    assert folder.name == "00_start_here_beta=4.0_betas=4.0_dataset=sprites_epochs=2_image=0"
+    evidence = {e["claim"]: e for e in json.loads((folder / "claims.json").read_text())}
+    assert set(evidence) == {"001.vulnerable", "001.beyond-noise"}
+    assert all(e["data"] == "sprites" and list(e["cells"]) == ["β=4"] for e in evidence.values())
+    assert evidence["001.vulnerable"]["verdict"] == "no verdict (quick)"
+    assert {p.name for p in folder.glob("*.plotly.json")} >= {"one_attack.plotly.json", "dd_curve.plotly.json"}

@@ -2,7 +2,6 @@
 
 import base64
 import io
-import json
 import os
 import re
 from contextlib import contextmanager
@@ -100,10 +99,9 @@ def _checked(notebook: Path, parameters: dict) -> dict:
 
 
 def _name(notebook: Path, parameters: dict) -> str:
-    settings = [
-        f"{name}={json.dumps(value) if isinstance(value, list) else value}" for name, value in parameters.items()
-    ]
-    return "_".join([notebook.stem, *(re.sub(r"[^\w.=,+-]+", "-", s) for s in settings)])
+    """Name a run's folder by its settings, as in 00_start_here_beta=4.0_betas=1.0,4.0."""
+    shown = {k: ",".join(map(str, v)) if isinstance(v, list) else str(v) for k, v in parameters.items()}
+    return "_".join([notebook.stem, *(f"{k}={re.sub('[^A-Za-z0-9.,+-]+', '-', v)}" for k, v in shown.items())])
 
 
 def _renderer() -> str:
