@@ -43,12 +43,17 @@ def test_colour_images_keep_their_channels():
 
 def test_dd_curves_draw_the_means_and_the_control():
     curve, noise = some_curve(), some_curve(1)
-    fig = plots.dd_curves({"β = 1": curve}, "SSIM", controls={"β = 1": noise})
-    lines = {trace.name: trace for trace in fig.data if trace.name}
-    assert list(lines["β = 1"].y) == pytest.approx(curve.values["SSIM"].mean(1).tolist(), abs=1e-5)
-    assert list(lines["β = 1, random direction"].y) == pytest.approx(noise.values["SSIM"].mean(1).tolist(), abs=1e-5)
-    assert lines["β = 1, random direction"].line.dash == "dash"
-    assert fig.layout.xaxis.title.text == "attack radius ε (latent units)" and fig.layout.yaxis.title.text == "SSIM"
+    fig = plots.dd_curves({"β = 1": curve}, controls={"β = 1": noise})
+    lines = {(trace.name, trace.yaxis): trace for trace in fig.data if trace.name}
+    for metric, axis in (("SSIM", "y"), ("LPIPS", "y2")):
+        assert list(lines["β = 1", axis].y) == pytest.approx(curve.values[metric].mean(1).tolist(), abs=1e-5)
+        assert list(lines["β = 1, random", axis].y) == pytest.approx(noise.values[metric].mean(1).tolist(), abs=1e-5)
+        assert lines["β = 1, random", axis].line.dash == "dash"
+    assert [fig.layout[a].title.text for a in ("xaxis", "yaxis", "yaxis2")] == [
+        "attack radius ε (latent units)",
+        "SSIM",
+        "LPIPS",
+    ]
 
 
 def test_the_kernel_free_slider_has_a_frame_for_every_radius():
@@ -61,8 +66,8 @@ def test_the_kernel_free_slider_has_a_frame_for_every_radius():
 
 def test_figures_are_the_same_on_every_machine_to_six_digits():
     curve = some_curve()
-    noisy = DDCurve(RADII, {"SSIM": curve.values["SSIM"] * (1 + 1e-8)}, curve.adversarial)
-    assert plots.dd_curves({"a": curve}, "SSIM").to_json() == plots.dd_curves({"a": noisy}, "SSIM").to_json()
+    noisy = DDCurve(RADII, {k: v * (1 + 1e-8) for k, v in curve.values.items()}, curve.adversarial)
+    assert plots.dd_curves({"a": curve}).to_json() == plots.dd_curves({"a": noisy}).to_json()
 
 
 def test_save_writes_the_figure_and_its_picture(tmp_path):

@@ -51,6 +51,8 @@ def test_a_run_has_its_folder_with_notebook_and_claims(notebook):
 def test_an_unknown_parameter_is_refused_before_anything_runs(notebook):
     with pytest.raises(ValueError, match="parameter 'betta': tiny.ipynb has profile, beta, seed"):
         runs.run(notebook, {"betta": 4})
+    with pytest.raises(ValueError, match="parameter 'beta': float expected, got 'four'"):
+        runs.run(notebook, {"beta": "four"})
     assert not claims.runs_folder().exists()
 
 

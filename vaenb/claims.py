@@ -9,7 +9,8 @@
     not_greater   high <= b                low > b
     equivalent    -b < low and high < b    low >= b or high <= -b
 
-Anything else is inconclusive. A claim over several cells (models, data sets, radii) holds where it holds in all.
+Anything else is inconclusive. A claim over several cells (models, data sets, radii) holds where it holds in all; it is
+incomplete where it holds in all that was measured, and a data set of the claim is missing.
 Intervals are percentile bootstraps over images (Efron and Tibshirani 1993, chapter 13).
 """
 
@@ -33,7 +34,7 @@ import numpy as np
 import torch
 
 PROFILES = ("quick", "paper")
-NOT_MEASURED, NO_VERDICT = "not measured", "no verdict (quick)"
+NOT_MEASURED, NO_VERDICT, INCOMPLETE = "not measured", "no verdict (quick)", "incomplete"
 _ORDER = (NO_VERDICT, "contradicted", "inconclusive", "reproduced")  # the first found among the cells is the claim's
 
 
@@ -246,18 +247,18 @@ def ledger(folders: Iterable[Path | str] | None = None) -> list[dict]:
     """Give one row for every claim, from every claims.json below `folders` (default: the runs and `figures/`).
 
     A row: claim, document, statement, verdict, data (measured), missing, cells (all, stand-ins too), shown (the cells
-    the verdict rests on), notebook, profile, seeds. Paper evidence wins over quick; of the same notebook, data,
-    profile and cell the newest run counts. A damaged file is named in a warning and skipped.
+    the verdict rests on), notebook, profile, seeds. Paper evidence wins over quick; of the same notebook, data and
+    profile the newest run counts, whole: cells of runs with other settings never mix. A damaged file is named in a
+    warning and skipped.
     """
     roots = [runs_folder(), _project() / "figures"] if folders is None else [Path(f) for f in folders]
     if folders is not None and (absent := [str(f) for f in roots if not f.is_dir()]):
         raise ValueError(f"folders must be existing folders, got {', '.join(absent)}")
-    cells: dict[str, dict[tuple, dict]] = {name: {} for name in load()}
+    cells: dict[str, dict[tuple, list[dict]]] = {name: {} for name in load()}
     found = [e for root in roots for path in sorted(root.rglob("claims.json")) for e in _read(path)]
-    for evidence in sorted(found, key=lambda e: e.started):  # so that a newer run's cell replaces an older one
-        for row in evidence.rows():
-            cells[evidence.claim][row["notebook"], row["data"], row["profile"], row["cell"]] = row
-    return [_row(claim, list(cells[name].values())) for name, claim in load().items()]
+    for evidence in sorted(found, key=lambda e: e.started):  # so that a newer run replaces an older one
+        cells[evidence.claim][evidence.notebook, evidence.data, evidence.profile] = evidence.rows()
+    return [_row(claim, [row for rows in cells[name].values() for row in rows]) for name, claim in load().items()]
 
 
 def table(rows: list[dict]) -> str:
@@ -283,7 +284,7 @@ def _row(claim: Claim, cells: list[dict]) -> dict:
         "claim": claim.id,
         "document": claim.document,
         "statement": claim.statement,
-        "verdict": "inconclusive" if result == "reproduced" and missing else result,
+        "verdict": INCOMPLETE if result == "reproduced" and missing else result,
         "data": [name for name in claim.data if name in measured],
         "missing": missing,
         "cells": cells,

@@ -50,7 +50,7 @@ def tile(rows: list[Tensor], *, zoom: int = 1, gap: int = 2) -> bytes:
         )
     picture = np.concatenate(lines, 0)
     png = io.BytesIO()
-    Image.fromarray(picture[..., 0] if picture.shape[2] == 1 else picture).save(png, "png", optimize=True)
+    Image.fromarray(picture[..., 0] if picture.shape[2] == 1 else picture).save(png, "png")
     return png.getvalue()
 
 
@@ -104,27 +104,34 @@ def bars(values: dict[str, Tensor], *, title: str = "", x: str = "", y: str = ""
 
 def dd_curves(
     curves: dict[str, DDCurve],
-    metric: str,
     *,
     controls: dict[str, DDCurve] | None = None,
     title: str = "",
     x: str = "attack radius ε (latent units)",
 ) -> go.Figure:
-    """Draw distortion over attack radius, the mean over images with a band of ±2 standard errors.
+    """Draw every metric of the curves over attack radius, a panel each: the mean over images, ±2 standard errors.
 
     `controls` are drawn dashed in the colour of the curve of the same name: random directions of the same radius.
     """
-    fig = go.Figure()
-    for (name, curve), color in zip(curves.items(), COLORS, strict=False):
-        _band(fig, curve, metric, color)
-        fig.add_scatter(
-            x=_plain(curve.radii), y=_mean(curve, metric), name=name, line={"color": color}, mode="lines+markers"
-        )
-        if name in (controls or {}):
-            noise = controls[name]
-            line = {"color": color, "dash": "dash"}
-            fig.add_scatter(x=_plain(noise.radii), y=_mean(noise, metric), name=f"{name}, random direction", line=line)
-    return fig.update_layout(title=title, xaxis_title=x, yaxis_title=metric, width=760, height=430, template=TEMPLATE)
+    metrics = list(next(iter(curves.values())).values)
+    fig = make_subplots(1, len(metrics), horizontal_spacing=0.12)
+    for column, metric in enumerate(metrics, start=1):
+        where = {"row": 1, "col": column}
+        for (name, curve), color in zip(curves.items(), COLORS, strict=False):
+            _band(fig, curve, metric, color, where)
+            _line(fig, curve, metric, name, {"color": color}, where)
+            if name in (controls or {}):
+                _line(fig, controls[name], metric, f"{name}, random", {"color": color, "dash": "dash"}, where)
+        fig.update_xaxes(title=x, **where)
+        fig.update_yaxes(title=metric, **where)
+    width = 560 if len(metrics) == 1 else 430 * len(metrics)
+    legend = {"orientation": "h", "y": -0.22, "yanchor": "top", "x": 0}
+    return fig.update_layout(title=title, legend=legend, width=width, height=460, template=TEMPLATE)
+
+
+def _line(fig: go.Figure, curve: DDCurve, metric: str, name: str, line: dict, where: dict) -> None:
+    style = {"line": line, "mode": "lines+markers", "legendgroup": name, "showlegend": where["col"] == 1}
+    fig.add_scatter(x=_plain(curve.radii), y=_mean(curve, metric), name=name, **style, **where)
 
 
 def attack_slider(
@@ -221,7 +228,7 @@ def _bare_axes(fig: go.Figure, **where) -> None:
     fig.update_yaxes(**plain, constrain="domain", **where)
 
 
-def _band(fig: go.Figure, curve: DDCurve, metric: str, color: str) -> None:
+def _band(fig: go.Figure, curve: DDCurve, metric: str, color: str, where: dict) -> None:
     values = curve.values[metric]
     error = 2 * values.std(1) / values.shape[1] ** 0.5
     edges = [*_plain(values.mean(1) - error), *_plain(values.mean(1) + error)[::-1]]
@@ -236,6 +243,7 @@ def _band(fig: go.Figure, curve: DDCurve, metric: str, color: str) -> None:
         hoverinfo="skip",
         showlegend=False,
         mode="lines",
+        **where,
     )
 
 

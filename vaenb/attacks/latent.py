@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vaenb.attacks import pgd as engine
 from vaenb.attacks.pgd import AttackResult, LossFn
-from vaenb.models.contract import LatentModel, check_latents, check_model
+from vaenb.models.contract import LatentModel, check_images, check_latents, check_model
 
 Distance = Callable[[Tensor, Tensor], Tensor]
 TARGETS = ("black", "white", "noise", "inverted")
@@ -89,6 +89,7 @@ def objective(
     check_latents(z)
     with torch.no_grad():
         images = torch.cat([model.decode(part) for part in z.split(512)])
+    check_images(images, "model.decode(z)")
     goal = images if target is None else target_images(target, images, generator=generator)
     return lambda z_adv, index: distance(model.decode(z_adv), goal[index])
 

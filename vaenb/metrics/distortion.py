@@ -106,20 +106,24 @@ def aaddc_rel(radii: Tensor, curves: Mapping[str, Tensor], *, better: str) -> di
     return {name: aaddc(radii, values, base=base, better=better) for name, values in curves.items()}
 
 
-def scale_free(radii: Tensor, latents: Tensor) -> Tensor:
-    """Give radii in multiples of the latents' own spread, s = √(mean over dimensions of their variance).
+def spread(latents: Tensor) -> Tensor:
+    """Root mean square over dimensions of the standard deviation of latents (N, D): √(tr Cov / D), a number.
 
-    `latents` (N, D) are draws from the aggregate posterior (for a deterministic autoencoder: the codes). s² is
-    tr Cov / D, so neither a rotation of the latent space nor its unit changes the result. A prior sample N(0, I) has
-    s = 1 and lies at a distance of about √D from the mean.
+    Of draws from the aggregate posterior it is about 1 where the prior is N(0, I), used dimensions and unused ones
+    alike; of posterior means it shrinks with every dimension that carries nothing. Say which of the two is meant.
     """
     check_latents(latents, "latents")
     if len(latents) < 2:
         raise ValueError(f"latents: at least two expected to measure their spread, got shape {tuple(latents.shape)}")
-    spread = latents.std(0).square().mean().sqrt()
-    if spread == 0:
+    return latents.std(0).square().mean().sqrt()
+
+
+def scale_free(radii: Tensor, latents: Tensor) -> Tensor:
+    """Give radii in multiples of the latents' own `spread`, so that neither their unit nor a rotation matters."""
+    unit = spread(latents)
+    if unit == 0:
         raise ValueError("latents: all rows are equal, so they have no spread to measure radii by")
-    return radii / spread.to(radii)
+    return radii / unit.to(radii)
 
 
 @torch.no_grad()

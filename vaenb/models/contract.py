@@ -28,6 +28,9 @@ class Posterior(Protocol):
     def kl(self, other: "Posterior") -> Tensor:
         """KL[self ‖ other] in nats: (N,)."""
 
+    def __getitem__(self, index: Tensor) -> "Posterior":
+        """The posterior of some of the images: attacks run in chunks."""
+
 
 class LatentModel(Protocol):
     """A generative model of images with an encoder: p(x|z)p(z) and q(z|x)."""
@@ -70,7 +73,6 @@ class DiagonalGaussian:
         return 0.5 * (difference.exp() + shift * (-other.logvar).exp() - 1 - difference).sum(1)
 
     def __getitem__(self, index) -> "DiagonalGaussian":
-        """The same distribution for some of the rows, as attacks that run in chunks need it."""
         return DiagonalGaussian(self.mean[index], self.logvar[index])
 
 
@@ -101,7 +103,8 @@ def check_model(model) -> None:
             f"model: {type(model).__name__} has no {', '.join(missing)}; a LatentModel has posterior(x), decode(z), "
             "log_prior(z) and log_likelihood(x, z): wrap yours in a class with these four methods"
         )
-    if isinstance(model, nn.Module) and model.training:
+    parts = [model, *vars(model).values()] if hasattr(model, "__dict__") else [model]  # an adapter holds its net
+    if any(isinstance(part, nn.Module) and part.training for part in parts):
         raise ValueError(
             "model: it is in training mode, where BatchNorm mixes the images of a batch; call model.eval()"
         )
