@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import pytest
 import torch
 from torch import nn
 
@@ -28,15 +29,16 @@ class SomeonesVAE(nn.Module):
 def test_the_adapter_of_the_readme_can_be_attacked_and_measured():
     adapter, use = (block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL))
     torch.manual_seed(0)
-    names = {"net": SomeonesVAE(), "z": torch.randn(4, 3, generator=seeded())}
+    names = {"net": SomeonesVAE(), "x": torch.rand(4, 1, 8, 8, generator=seeded())}
     exec(adapter, names)
     exec(use, names)
-    check_model(names["Mine"](names["net"]))
-    x = torch.rand(4, 1, 8, 8, generator=seeded())
-    model = names["Mine"](names["net"])
+    model, x = names["model"], names["x"]
+    check_model(model)
     check_images(model.decode(names["result"].adversarial).detach())
-    assert (names["result"].loss > 0).all()
+    assert (names["result"].loss > 0).all() and (names["moved"].loss > 0).all()
     assert (iwae(model, x, samples=64) >= elbo(model, x, samples=64) - 1).all()
+    with pytest.raises(ValueError, match="training mode"):
+        check_model(names["Mine"](names["net"].train()))
 
 
 def test_every_file_the_readme_names_is_there():

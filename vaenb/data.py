@@ -9,7 +9,6 @@ import hashlib
 import os
 import shutil
 import socket
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -48,6 +47,14 @@ class ImageSet:
     split: str
     factors: Tensor | None = None  # (N, K) float32
     factor_names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.images.dtype != torch.uint8 or self.images.ndim != 4:
+            got = f"{self.images.dtype} of shape {tuple(self.images.shape)}"
+            raise ValueError(f"images: uint8 (N, C, S, S) expected, got {got}")
+        if self.labels.dtype != torch.int64 or self.labels.shape != self.images.shape[:1]:
+            got = f"{self.labels.dtype} of shape {tuple(self.labels.shape)}"
+            raise ValueError(f"labels: int64 ({len(self.images)},) expected, got {got}")
 
     def __len__(self) -> int:
         return len(self.images)
@@ -113,7 +120,7 @@ def load(
 def available(folder: Path | str | None = None) -> list[str]:
     """Name the sets that need no download: the embedded ones, and those in the data folder."""
     here = {path.stem.rsplit("_", 1)[0] for s in SPLITS for path in _folder(folder).glob(f"*_{s}.npz")}
-    return [*EMBEDDED, *sorted(here)]
+    return [*EMBEDDED, *sorted(here - set(EMBEDDED))]
 
 
 def _load(name: str | Path, split: str, size: int | None, folder: Path, download: bool) -> ImageSet:
@@ -198,8 +205,9 @@ def _fetch(name: str, split: str, file: Path) -> ImageSet:
                 raw.mkdir(parents=True)
                 socket.setdefaulttimeout(60)  # torchvision sets none: a server that stalls would block for ever
                 for part in SPLITS if not file.exists() else ():
-                    arrays = _converted(name, _PUBLIC[name](str(raw), part == "train"))
-                    _write_npz(file.with_name(f"{name}_{part}.npz"), arrays)
+                    target = file.with_name(f"{name}_{part}.npz")
+                    if not target.exists():  # the user's own stays as it is
+                        _write_npz(target, _converted(name, _PUBLIC[name](str(raw), part == "train")))
             finally:
                 socket.setdefaulttimeout(timeout)
                 shutil.rmtree(raw, ignore_errors=True)
@@ -329,14 +337,13 @@ def _image_set(images: np.ndarray, labels, path: Path, name: str, split: str) ->
 
 
 def _write_npz(file: Path, arrays: dict[str, np.ndarray]) -> None:
-    handle, part = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}", suffix=".part")
-    os.close(handle)
+    part = file.with_name(f".{file.name}.{os.getpid()}.part")
     try:
-        with Path(part).open("wb") as target:
+        with part.open("wb") as target:
             np.savez_compressed(target, **arrays)
-        Path(part).replace(file)
+        part.replace(file)
     finally:
-        Path(part).unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
 
 
 def _limited(images: ImageSet, limit: int | None, seed: int) -> ImageSet:
@@ -349,8 +356,11 @@ def _resized(images: Tensor, size: int) -> Tensor:
     missing = size - images.shape[-1]
     if 0 <= missing <= 4:
         return F.pad(images, (missing // 2, missing - missing // 2) * 2)
-    resized = F.interpolate(images.float(), size=(size, size), mode="bilinear", antialias=True, align_corners=False)
-    return resized.round().clamp(0, 255).to(torch.uint8)
+    parts = (
+        F.interpolate(part.float(), size=(size, size), mode="bilinear", antialias=True, align_corners=False)
+        for part in images.split(4096)  # floats take four times the memory
+    )
+    return torch.cat([part.round().clamp(0, 255).to(torch.uint8) for part in parts])
 
 
 def _folder(folder: Path | str | None) -> Path:

@@ -10,14 +10,14 @@ from torch import Tensor
 
 from vaenb.attacks import pgd as engine
 from vaenb.attacks.pgd import AttackResult, LossFn
-from vaenb.models.contract import LatentModel, check_images, check_latents, check_model
+from vaenb.models.contract import LatentModel, check_images, check_latents, check_model, rand_like
 
 Distance = Callable[[Tensor, Tensor], Tensor]
 TARGETS = ("black", "white", "noise", "inverted")
 
 
 def mean_squared_error(a: Tensor, b: Tensor) -> Tensor:
-    """Mean squared difference over the pixels: (N,). Unchecked, since an attack calls it at every step."""
+    """Mean squared difference over the pixels: (N,). `images.mse` without its checks: it is called every step."""
     return ((a - b) ** 2).flatten(1).mean(1)
 
 
@@ -38,8 +38,8 @@ def attack(
     """Attack latents z (N, D) within `eps` (in latent units; a number or (N,)) by PGD with random starts.
 
     Without `target` the decoded image is driven away from Dec(z); a target it is driven towards is black, white,
-    noise (uniform), inverted (1 − Dec(z)), or images (C, H, W) or (N, C, H, W). `distance(a, b)` gives (N,) and
-    the result's losses are in its unit. Other arguments: see `pgd`.
+    noise (uniform), inverted (1 − Dec(z)), or images (C, H, W) or (N, C, H, W). `distance(a, b)` gives (N,), larger
+    for images further apart (1 − SSIM, not SSIM); the result's losses are in its unit. Other arguments: see `pgd`.
     """
     loss_fn = objective(model, z, target=target, distance=distance, generator=generator)
     return engine.pgd(
@@ -96,7 +96,8 @@ def objective(
 
 def target_images(target: str | Tensor, images: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
     """Make the target of each image (N, C, H, W): black, white, noise, inverted, or the given image(s)."""
-    if isinstance(target, Tensor):
+    if not isinstance(target, str):
+        check_images(target if not isinstance(target, Tensor) or target.ndim == 4 else target[None], "target")
         if target.shape not in (images.shape, images.shape[1:]):
             expected = f"{tuple(images.shape[1:])} or {tuple(images.shape)}"
             raise ValueError(f"target: an image of shape {expected} expected, got {tuple(target.shape)}")
@@ -107,7 +108,7 @@ def target_images(target: str | Tensor, images: Tensor, *, generator: torch.Gene
         case "white":
             return torch.ones_like(images)
         case "noise":
-            return torch.rand(images.shape, generator=generator, device=images.device, dtype=images.dtype)
+            return rand_like(images, generator)
         case "inverted":
             return 1 - images
     raise ValueError(f"target: {', '.join(TARGETS)} or a tensor of images expected, got {target!r}")

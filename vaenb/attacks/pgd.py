@@ -7,9 +7,12 @@ x' ← Π(x' + alpha · direction(∇loss)), where the direction is ∇/‖∇�
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Integral
 
 import torch
 from torch import Tensor
+
+from vaenb.models.contract import rand_like, randn_like
 
 LossFn = Callable[[Tensor, Tensor], Tensor]
 """loss_fn(x', index) -> (M,): the loss of M candidates, where index (M,) says which inputs they belong to."""
@@ -96,10 +99,7 @@ def random_direction(
     """
     radius, step = _check(x, eps, None, 1, norm, clip, restarts, chunk)
     x = x.detach()
-    starts = [
-        radius * _direction(torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype), norm)
-        for _ in range(restarts)
-    ]
+    starts = [radius * _direction(randn_like(x, generator), norm) for _ in range(restarts)]
 
     def stay(x0: Tensor, x_adv: Tensor, eps: Tensor, alpha: Tensor, index: Tensor) -> Tensor:
         return x_adv
@@ -160,10 +160,9 @@ def _project(x_adv: Tensor, x: Tensor, eps: Tensor, norm: str, clip: tuple[float
 def _inside(x: Tensor, eps: Tensor, norm: str, generator: torch.Generator | None) -> Tensor:
     """An offset uniform in the ball of radius eps."""
     if norm == "linf":
-        return eps * (2 * torch.rand(x.shape, generator=generator, device=x.device, dtype=x.dtype) - 1)
-    noise = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
-    uniform = torch.rand(len(x), generator=generator, device=x.device, dtype=x.dtype)
-    return eps * _rows(uniform ** (1 / x[0].numel()), x) * _direction(noise, norm)
+        return eps * (2 * rand_like(x, generator) - 1)
+    direction = _direction(randn_like(x, generator), norm)
+    return eps * _rows(rand_like(x.flatten(1)[:, 0], generator) ** (1 / x[0].numel()), x) * direction
 
 
 def _rows(values: Tensor, like: Tensor) -> Tensor:
@@ -178,7 +177,7 @@ def _check(x, eps, alpha, steps, norm, clip, restarts, chunk) -> tuple[Tensor, T
     if not x.isfinite().all():
         raise ValueError("x: NaN or infinite values; check the inputs before attacking them")
     for name, value in {"steps": steps, "restarts": restarts, "chunk": chunk}.items():
-        if not isinstance(value, int) or value < 1:
+        if not isinstance(value, Integral) or value < 1:
             raise ValueError(f"{name}: a whole number ≥ 1 expected, got {value!r}")
     if norm not in ("l2", "linf"):
         raise ValueError(f"norm: l2 or linf expected, got {norm!r}")

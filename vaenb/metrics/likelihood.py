@@ -24,6 +24,9 @@ def iwae(model: LatentModel, x: Tensor, *, samples: int = 64, generator: torch.G
 
 def bits_per_dim(nats: Tensor, x: Tensor) -> Tensor:
     """Convert a log likelihood in nats (N,) of images x (N, C, H, W) to bits per dimension: −nats / (C·H·W·log 2)."""
+    check_images(x)
+    if nats.shape != (len(x),):
+        raise ValueError(f"nats: one number for each of the {len(x)} images expected, got shape {tuple(nats.shape)}")
     return -nats / (x[0].numel() * math.log(2))
 
 

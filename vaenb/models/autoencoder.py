@@ -41,6 +41,7 @@ class VAE(nn.Module):
     def posterior(self, x: Tensor) -> DiagonalGaussian:
         if x.shape[1:] != self.image_shape:
             raise ValueError(f"x: images {('N', *self.image_shape)} expected, got {tuple(x.shape)}")
+        self._check_dtype(x, "x")
         mean, logvar = self.encoder(x).chunk(2, dim=1)
         return DiagonalGaussian(mean, logvar)
 
@@ -57,7 +58,14 @@ class VAE(nn.Module):
         """The decoder's output (N, *image_shape) before the likelihood turns it into a mean image."""
         if z.ndim != 2 or z.shape[1] != self.latent_dim:
             raise ValueError(f"z: latents (N, {self.latent_dim}) expected, got {tuple(z.shape)}")
+        self._check_dtype(z, "z")
         return self.decoder(z)
+
+    def _check_dtype(self, tensor: Tensor, name: str) -> None:
+        weight = next(self.parameters())
+        if (tensor.dtype, tensor.device) != (weight.dtype, weight.device):
+            expected, got = f"{weight.dtype} on {weight.device}", f"{tensor.dtype} on {tensor.device}"
+            raise TypeError(f"{name}: the model's {expected} expected, got {got}; use {name}.to(…)")
 
     def losses(self, x: Tensor, labels: Tensor, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """Compute the batch's statistics in nats per image; `fit` minimises the one called `loss`."""

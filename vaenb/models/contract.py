@@ -26,7 +26,7 @@ class Posterior(Protocol):
         """Log density of z (N, D) in nats: (N,)."""
 
     def kl(self, other: "Posterior") -> Tensor:
-        """KL[self ‖ other] in nats: (N,)."""
+        """KL[self ‖ other] in nats, for another posterior of the same class: (N,)."""
 
     def __getitem__(self, index: Tensor) -> "Posterior":
         """The posterior of some of the images: attacks run in chunks."""
@@ -60,20 +60,33 @@ class DiagonalGaussian:
         return (0.5 * self.logvar).exp()
 
     def rsample(self, *, generator: torch.Generator | None = None) -> Tensor:
-        noise = torch.randn(self.mean.shape, generator=generator, device=self.mean.device, dtype=self.mean.dtype)
-        return self.mean + self.stddev * noise
+        return self.mean + self.stddev * randn_like(self.mean, generator)
 
     def log_prob(self, z: Tensor) -> Tensor:
-        squares = (z - self.mean) ** 2 * (-self.logvar).exp()
+        squares = ((z - self.mean) * (-0.5 * self.logvar).exp()) ** 2
         return -0.5 * (squares + self.logvar + math.log(2 * math.pi)).sum(1)
 
     def kl(self, other: "DiagonalGaussian") -> Tensor:
-        shift = (self.mean - other.mean) ** 2
+        shift = ((self.mean - other.mean) * (-0.5 * other.logvar).exp()) ** 2
         difference = self.logvar - other.logvar
-        return 0.5 * (difference.exp() + shift * (-other.logvar).exp() - 1 - difference).sum(1)
+        return 0.5 * (difference.exp() + shift - 1 - difference).sum(1)
 
     def __getitem__(self, index) -> "DiagonalGaussian":
         return DiagonalGaussian(self.mean[index], self.logvar[index])
+
+
+def randn_like(x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Draw N(0, I) in the shape of x; on the generator's device first, so that a CPU generator serves a GPU too."""
+    return torch.randn(x.shape, generator=generator, device=_home(x, generator), dtype=x.dtype).to(x.device)
+
+
+def rand_like(x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Draw uniformly from [0, 1) in the shape of x, on the generator's device first."""
+    return torch.rand(x.shape, generator=generator, device=_home(x, generator), dtype=x.dtype).to(x.device)
+
+
+def _home(x: Tensor, generator: torch.Generator | None) -> torch.device:
+    return generator.device if generator else x.device
 
 
 def standard_normal(like: Tensor) -> DiagonalGaussian:
@@ -104,7 +117,7 @@ def check_model(model) -> None:
             "log_prior(z) and log_likelihood(x, z): wrap yours in a class with these four methods"
         )
     parts = [model, *vars(model).values()] if hasattr(model, "__dict__") else [model]  # an adapter holds its net
-    if any(isinstance(part, nn.Module) and part.training for part in parts):
+    if any(m.training for part in parts if isinstance(part, nn.Module) for m in part.modules()):
         raise ValueError(
             "model: it is in training mode, where BatchNorm mixes the images of a batch; call model.eval()"
         )
