@@ -403,9 +403,28 @@ def test_paper_wins_over_a_newer_quick_run(runs):
 def test_the_newest_run_wins_whole_whatever_its_folder_is_called(runs, first):
     kw = {"profile": "paper", "data": {}, "settings": {}}
     start_run("02", seeds=[0], folder=runs / first, **kw).record("001.dae", {"mmd": BAD, "swt": GOOD}, data="mnist")
-    start_run("02", seeds=[1], folder=runs / "m", **kw).record("001.dae", {"mmd": GOOD}, data="mnist")
+    start_run("02", seeds=[0], folder=runs / "m", **kw).record("001.dae", {"mmd": GOOD}, data="mnist")
     r = row("001.dae", [runs])
-    assert {c["cell"]: c["effect"] for c in r["cells"]} == {"mmd": 0.5} and r["seeds"] == [1]
+    assert {c["cell"]: c["effect"] for c in r["cells"]} == {"mmd": 0.5}
+
+
+@pytest.mark.parametrize("other", [{"seeds": [1]}, {"settings": {"beta": 4}}])
+def test_runs_with_other_seeds_or_settings_all_count(runs, other):
+    kw = {"profile": "paper", "data": {}, "settings": {}, "seeds": [0]}
+    start_run("02", folder=runs / "a", **kw).record("000.consistency.fgsm", {"cnn": GOOD}, data="mnist")
+    start_run("02", folder=runs / "b", **kw | other).record("000.consistency.fgsm", {"cnn": BAD}, data="mnist")
+    r = row("000.consistency.fgsm", [runs])
+    assert len(r["cells"]) == 2 and r["verdict"] == "contradicted"
+
+
+def test_trainings_that_disagree_are_inconclusive(runs):
+    kw = {"profile": "paper", "data": {}, "settings": {}, "seeds": [0, 1, 2]}
+    run = start_run("02", folder=runs / "a", **kw)
+    sure = Estimate(0.134, 0.133, 0.135)
+    agree = run.record("000.consistency.fgsm", {"a": sure}, data="mnist", per_seed={"a": [0.2, 0.1, 0.1]})
+    assert agree.verdict == "reproduced"
+    split = run.record("000.consistency.fgsm", {"a": sure}, data="mnist", per_seed={"a": [0.9, -0.3, -0.2]})
+    assert split.verdict == "inconclusive"
 
 
 def test_verdicts_are_computed_again_and_never_read(runs):

@@ -51,6 +51,15 @@ def test_float_take_and_digest_belong_together():
     assert part.digest == digits.take(index).digest != digits.digest and len(part.digest) == 12
 
 
+def test_a_set_moves_whole_and_refuses_what_it_cannot_be():
+    moved = load("sprites", limit=4).to("meta")
+    assert {t.device.type for t in (moved.images, moved.labels, moved.factors)} == {"meta"}
+    with pytest.raises(ValueError, match="images: uint8"):
+        data.ImageSet(torch.rand(2, 1, 4, 4), torch.zeros(2, dtype=torch.int64), "mine", "train")
+    with pytest.raises(ValueError, match=r"labels: int64 \(2,\) expected, got torch.int64 of shape \(3,\)"):
+        data.ImageSet(torch.zeros(2, 1, 4, 4, dtype=torch.uint8), torch.zeros(3, dtype=torch.int64), "mine", "train")
+
+
 @given(limit=st.integers(1, 360), seed=st.integers(0, 5))
 @settings(deadline=None, max_examples=15)
 def test_limit_draws_without_replacement_by_seed(limit, seed):
@@ -214,6 +223,11 @@ def test_a_bad_download_is_told_and_trips_up_no_second_attempt(folder, server, d
     assert not list(folder.glob("*.npz")) and not list(folder.rglob("*.gz"))
     server.files = {**server.files, name: good}
     assert len(load("mnist")) == 30
+
+
+def test_a_download_leaves_the_users_own_archive_alone(folder, server):
+    np.savez(folder / "mnist_train.npz", images=some_bytes(7, 28, 28), labels=np.arange(7))
+    assert len(load("mnist", split="test")) == 10 and len(load("mnist", split="train")) == 7
 
 
 def test_what_a_killed_download_left_is_not_trusted(folder, server):

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from vaenb.attacks.pgd import pgd
 from vaenb.metrics.distortion import aaddc, aaddc_abs, aaddc_rel, dd_curve, scale_free
 from vaenb.metrics.images import mse, ssim
+from vaenb.models import vae
 
 A = torch.diag(torch.tensor([0.30, 0.20, 0.10, 0.05], dtype=torch.float64))  # singular values of the linear decoder
 RADII = torch.linspace(0, 1, 6, dtype=torch.float64)
@@ -36,18 +37,27 @@ def curves(n=1):
     )
 
 
+class Decoder:
+    """A model of which only the decoder matters."""
+
+    posterior = log_prior = log_likelihood = print
+
+    def __init__(self, decode):
+        self.decode = decode
+
+
 # dd_curve
 
 
 def test_linear_decoder_under_its_worst_attack():
-    curve = dd_curve(decode, latents(), RADII, along(0), {"MSE": mse})
+    curve = dd_curve(Decoder(decode), latents(), RADII, along(0), {"MSE": mse})
     expected = (0.30 * RADII) ** 2 / 4  # (σ₁ε)² over four pixels
     assert torch.allclose(curve.values["MSE"], expected[:, None].expand(6, 5))
     assert torch.allclose(curve.adversarial[3, 2], latents()[2] + RADII[3] * torch.eye(4, dtype=torch.float64)[0])
 
 
 def test_the_worst_attack_has_the_smallest_area():
-    attacked = [dd_curve(decode, latents(), RADII, along(d), {"MSE": mse}).values["MSE"] for d in range(4)]
+    attacked = [dd_curve(Decoder(decode), latents(), RADII, along(d), {"MSE": mse}).values["MSE"] for d in range(4)]
     areas = [aaddc_abs(RADII, values, better="lower").mean() for values in attacked]
     assert areas == sorted(areas)
     assert areas[0].item() == pytest.approx(1 - 0.09 / 4 * (1 / 3 + 1 / (6 * 5**2)))  # trapezoids over ε², n = 5
@@ -62,7 +72,7 @@ def test_projected_gradient_ascent_finds_the_worst_attack():
 
         return pgd(loss, z, eps=eps, alpha=2 * eps, steps=40, restarts=2, generator=g).adversarial
 
-    curve = dd_curve(decode, latents(), RADII, attack, {"MSE": mse})
+    curve = dd_curve(Decoder(decode), latents(), RADII, attack, {"MSE": mse})
     assert torch.allclose(curve.values["MSE"], ((0.30 * RADII) ** 2 / 4)[:, None].expand(6, 5), rtol=1e-3)
 
 
@@ -74,7 +84,7 @@ def test_all_radii_are_attacked_in_one_call_each_row_with_its_own():
         return z
 
     z = latents(2)
-    dd_curve(decode, z, RADII[:3], attack, {"MSE": mse})
+    dd_curve(Decoder(decode), z, RADII[:3], attack, {"MSE": mse})
     (rows, eps), *others = calls
     assert not others
     assert torch.equal(rows, torch.cat([z, z, z]))
@@ -86,10 +96,10 @@ def test_a_curve_in_chunks_is_the_curve_and_a_batch_equals_its_members():
         return decode(z).repeat(1, 3, 4, 4)
 
     z, metrics = latents(5), {"MSE": mse, "SSIM": ssim}
-    whole = dd_curve(wide, z, RADII, along(1), metrics)
+    whole = dd_curve(Decoder(wide), z, RADII, along(1), metrics)
     for name, values in whole.values.items():
-        assert torch.allclose(values, dd_curve(wide, z, RADII, along(1), metrics, chunk=4).values[name])
-        members = [dd_curve(wide, z[i : i + 1], RADII, along(1), metrics).values[name] for i in range(5)]
+        assert torch.allclose(values, dd_curve(Decoder(wide), z, RADII, along(1), metrics, chunk=4).values[name])
+        members = [dd_curve(Decoder(wide), z[i : i + 1], RADII, along(1), metrics).values[name] for i in range(5)]
         assert torch.allclose(values, torch.cat(members, 1))
 
 
@@ -103,7 +113,7 @@ def test_no_more_than_a_chunk_is_decoded_at_a_time_and_metrics_see_the_clean_ima
     def first(a, b):
         return a[:, 0, 0, 0]
 
-    curve = dd_curve(counting, z, RADII, along(0), {"clean": first}, chunk=4)
+    curve = dd_curve(Decoder(counting), z, RADII, along(0), {"clean": first}, chunk=4)
     assert max(sizes) == 4
     assert sum(sizes) == 3 + 18
     assert torch.allclose(curve.values["clean"], decode(z)[:, 0, 0, 0].expand(6, 3))
@@ -111,7 +121,7 @@ def test_no_more_than_a_chunk_is_decoded_at_a_time_and_metrics_see_the_clean_ima
 
 def test_radius_zero_leaves_the_latents_and_keeps_no_gradient():
     weight = torch.ones(4, dtype=torch.float64, requires_grad=True)
-    curve = dd_curve(lambda z: decode(z * weight), latents().requires_grad_(), RADII, along(0), {"MSE": mse})
+    curve = dd_curve(Decoder(lambda z: decode(z * weight)), latents().requires_grad_(), RADII, along(0), {"MSE": mse})
     assert torch.equal(curve.adversarial[0], latents())
     assert curve.values["MSE"][0].tolist() == [0] * 5
     assert not curve.values["MSE"].requires_grad and not curve.adversarial.requires_grad
@@ -119,12 +129,13 @@ def test_radius_zero_leaves_the_latents_and_keeps_no_gradient():
 
 def test_an_attack_that_ignores_its_radius_is_refused():
     with pytest.raises(ValueError, match="radius 0"):
-        dd_curve(decode, latents(), RADII, lambda z, eps: z + 0.1, {"MSE": mse})
+        dd_curve(Decoder(decode), latents(), RADII, lambda z, eps: z + 0.1, {"MSE": mse})
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"model": vae(image_shape=(1, 8, 8), latent_dim=4, net="mlp")}, "training mode"),
         ({"z": latents()[0]}, "flat latents"),
         ({"radii": -RADII.flip(0)}, "not negative"),
         ({"radii": RADII[:0]}, "at least 1"),
@@ -136,7 +147,7 @@ def test_an_attack_that_ignores_its_radius_is_refused():
     ],
 )
 def test_bad_arguments_of_a_curve_are_refused(change, message):
-    arguments = {"decode": decode, "z": latents(), "radii": RADII, "attack": along(0), "metrics": {"MSE": mse}}
+    arguments = {"model": Decoder(decode), "z": latents(), "radii": RADII, "attack": along(0), "metrics": {"MSE": mse}}
     with pytest.raises(ValueError, match=message):
         dd_curve(**(arguments | change))
 

@@ -60,6 +60,7 @@ def test_any_distance_can_be_attacked():
     [
         ({"target": "grey"}, "target: black, white, noise, inverted or a tensor"),
         ({"target": torch.zeros(3, 4, 4)}, r"target: an image of shape \(1, 4, 4\)"),
+        ({"target": torch.full((1, 4, 4), 255.0)}, "target: pixels in .* divide by 255"),
         ({"z": torch.zeros(3)}, "z: flat latents"),
         ({"eps": -1.0}, "eps: finite and ≥ 0"),
         ({"restarts": 0}, "restarts: a whole number"),

@@ -120,6 +120,24 @@ def test_densities_integrate_to_one(likelihood):
         assert likelihood.mean(torch.tensor(logit, dtype=torch.float64)).item() == pytest.approx(mean, abs=1e-4)
 
 
+@pytest.mark.parametrize("logit", [-80.0, -30.0, -3.0, -0.05, 0.0, 1e-3, 0.5, 30.0, 80.0])
+def test_the_continuous_bernoulli_is_exact_in_float32(logit):
+    x = torch.linspace(0, 1, 200_001, dtype=torch.float64)
+    exact = (x * logit).exp()
+    log_norm = torch.trapezoid(exact, x).log()
+    likelihood, logits = ContinuousBernoulli(), torch.full((3, 1, 1, 1), logit)
+    some = torch.tensor([0.0, 0.3, 1.0]).view(3, 1, 1, 1)
+    expected = some.flatten().double() * logit - log_norm
+    torch.testing.assert_close(likelihood.log_prob(some, logits).double(), expected, rtol=1e-4, atol=1e-4)
+    mean = torch.trapezoid(exact * x, x) / torch.trapezoid(exact, x)
+    assert likelihood.mean(logits)[0].item() == pytest.approx(mean.item(), abs=1e-5)
+
+
+def test_a_narrow_posterior_keeps_finite_numbers():
+    q = DiagonalGaussian(torch.zeros(1, 2), torch.full((1, 2), -120.0))
+    assert q.kl(q).item() == 0 and q.log_prob(q.mean).isfinite().all()
+
+
 def test_bernoulli_is_the_cross_entropy():
     x, logits = torch.rand(4, 1, 8, 8, generator=seeded()), torch.randn(4, 1, 8, 8, generator=seeded(1))
     reference = nn.functional.binary_cross_entropy_with_logits(logits, x, reduction="none").sum((1, 2, 3))
@@ -205,6 +223,8 @@ def test_reconstruct_decodes_the_posterior_mean(model):
         (torch.rand(2, 1, 8, 8) * 2 - 1, r"\(x \+ 1\) / 2"),
         (torch.full((2, 1, 8, 8), torch.nan), r"NaN or infinite values in row\(s\) \[0, 1\] of 2"),
         (torch.rand(0, 1, 8, 8), "empty"),
+        (torch.full((2, 1, 8, 8), 1.01), "got values from 1.01 to 1.01"),
+        (torch.full((2, 1, 8, 8), -0.01), "got values from -0.01"),
         (torch.rand(8, 8), r"\(N, C, H, W\) expected, got shape \(8, 8\)"),
     ],
 )
@@ -223,6 +243,8 @@ def test_wrong_types_channels_and_latents_are_refused():
         elbo(model, torch.rand(2, 3, 8, 8))
     with pytest.raises(ValueError, match=r"latents \(N, 2\) expected, got \(4, 3\)"):
         model.decode(torch.zeros(4, 3))
+    with pytest.raises(TypeError, match="x: the model's torch.float32 on cpu expected, got torch.float64"):
+        model.posterior(torch.rand(2, 1, 8, 8, dtype=torch.float64))
     with pytest.raises(ValueError, match=r"flat latents \(N, D\)"):
         check_latents(torch.zeros(4))
 
@@ -232,6 +254,10 @@ def test_bad_models_and_settings_are_refused():
         check_model(nn.Linear(2, 2))
     with pytest.raises(ValueError, match=r"model\.eval\(\)"):
         elbo(vae(image_shape=(1, 32, 32), latent_dim=2), torch.rand(1, 1, 32, 32))
+    half_awake = vae(image_shape=(1, 8, 8), latent_dim=2, net="mlp").eval()
+    half_awake.decoder.train()
+    with pytest.raises(ValueError, match=r"model\.eval\(\)"):
+        check_model(half_awake)
     with pytest.raises(ValueError, match="a multiple of 16"):
         vae(image_shape=(1, 28, 28), latent_dim=2)
     for wrong in ({"beta": -1.0}, {"net": "resnet"}, {"likelihood": "poisson"}, {"latent_dim": 0}):

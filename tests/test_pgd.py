@@ -113,8 +113,11 @@ def test_chunks_change_nothing_and_index_names_the_input(chunk):
     x = torch.randn(5, 4, generator=seeded())
     goal = torch.randn(5, 4, generator=seeded(1))
     loss = lambda x, i: -((x - goal[i]) ** 2).sum(1)  # noqa: E731
+    sizes = []
     whole = pgd(loss, x, eps=0.5, restarts=3, generator=seeded())
-    parts = pgd(loss, x, eps=0.5, restarts=3, generator=seeded(), chunk=chunk)
+    counted = lambda x, i: (sizes.append(len(x)), loss(x, i))[1]  # noqa: E731
+    parts = pgd(counted, x, eps=0.5, restarts=3, generator=seeded(), chunk=chunk)
+    assert max(sizes) == min(chunk, 15)
     torch.testing.assert_close(parts.adversarial, whole.adversarial)
     moved = (goal - x) / (goal - x).norm(dim=1, keepdim=True)
     torch.testing.assert_close(whole.adversarial, x + 0.5 * moved, rtol=0, atol=0.06)

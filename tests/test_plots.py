@@ -64,7 +64,7 @@ def test_the_kernel_free_slider_has_a_frame_for_every_radius():
     assert len({frame.data[0].source for frame in fig.frames}) == 3
 
 
-def test_figures_are_the_same_on_every_machine_to_six_digits():
+def test_a_rounding_difference_does_not_change_a_figure():
     curve = some_curve()
     noisy = DDCurve(RADII, {k: v * (1 + 1e-8) for k, v in curve.values.items()}, curve.adversarial)
     assert plots.dd_curves({"a": curve}).to_json() == plots.dd_curves({"a": noisy}).to_json()

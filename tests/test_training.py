@@ -1,19 +1,23 @@
 """`fit` and the checkpoint store: reproducible, interruptible, and not to be fooled by a damaged file."""
 
+import functools
+import importlib
 import os
 import pickle
 import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 import torch
 
+from tests.oracles import seeded
 from vaenb import training
 from vaenb.data import load
 from vaenb.models import vae
-from vaenb.training import DamagedCheckpoint, fit, load_weights, save_weights, trained
+from vaenb.training import DamagedCheckpoint, TrainingInterrupted, fit, load_weights, save_weights, trained
 
 CONFIG = {"image_shape": (1, 8, 8), "latent_dim": 2, "net": "mlp"}
 
@@ -140,13 +144,16 @@ def test_a_failed_write_leaves_the_old_file_whole_and_the_model_in_hand(digits, 
     (path,) = store.glob("*.safetensors")
     content = path.read_bytes()
 
-    def full_disk(*arguments):
+    write = Path.write_bytes
+
+    def full_disk(self, content):
+        write(self, content[:1000])
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(training, "save_file", full_disk)
+    monkeypatch.setattr(Path, "write_bytes", full_disk)
     with pytest.raises(OSError, match="No space left"):
         save_weights(model, path)
-    assert path.read_bytes() == content and not list(store.glob("*.part"))
+    assert path.read_bytes() == content and [p.suffix for p in store.iterdir() if "part" in p.name] == []
     with pytest.warns(UserWarning, match="could not be stored .*No space left"):
         other, history = quick(digits, seed=5)
     assert len(history.epochs) == 2 and not other.training
@@ -175,16 +182,18 @@ def test_an_interrupt_ends_after_the_step_and_leaves_a_usable_model(digits):
     assert signal.getsignal(signal.SIGINT) is handler
 
 
-def test_an_interrupted_model_is_returned_and_not_stored(digits, store):
-    def build(**config):
-        model = vae(**config)
-        model.losses = InterruptAfter(model, 1)
-        return model
+def interrupted_vae(**config):
+    model = vae(**config)
+    model.losses = InterruptAfter(model, 3)
+    return model
 
-    with pytest.warns(UserWarning, match="interrupted: the model is usable but not stored"):
-        model, history = trained(build, CONFIG, digits, epochs=2, progress=False)
-    assert history.interrupted and not list(store.glob("*.safetensors"))
-    assert model.decode(torch.zeros(1, 2)).isfinite().all()
+
+def test_an_interrupted_training_stops_what_follows_and_keeps_the_model(digits, store):
+    with pytest.raises(TrainingInterrupted, match="stopped after 1 epochs; the model is usable but not stored") as stop:
+        trained(interrupted_vae, CONFIG, digits, epochs=20, progress=False)
+    assert isinstance(stop.value, KeyboardInterrupt) and stop.value.history.interrupted
+    assert not list(store.glob("*.safetensors"))
+    assert not stop.value.model.training and stop.value.model.decode(torch.zeros(1, 2)).isfinite().all()
 
 
 def test_fit_works_outside_the_main_thread(digits):
@@ -223,6 +232,87 @@ def test_bad_settings_are_refused(digits, argument, value):
         fit(vae(**CONFIG), digits.take(slice(0)), epochs=1)
 
 
+def headless(head):
+    return vae(**CONFIG)
+
+
 def test_a_config_that_cannot_be_stored_is_refused(digits):
     with pytest.raises(TypeError, match="config: plain values expected"):
-        trained(lambda head: vae(**CONFIG), {"head": torch.nn.Linear(2, 2)}, digits, epochs=1)
+        trained(headless, {"head": torch.nn.Linear(2, 2)}, digits, epochs=1)
+
+
+def test_a_builder_that_cannot_be_told_from_another_is_refused(digits):
+    for build in (lambda: vae(**CONFIG), functools.partial(vae, **CONFIG)):
+        with pytest.raises(TypeError, match="build: a named function or class"):
+            trained(build, {}, digits, epochs=1)
+
+
+def test_a_changed_builder_is_another_model(digits, store, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    for beta in (1.0, 100.0):
+        source = f"from vaenb.models import vae\ndef build(**config):\n    return vae(beta={beta}, **config)\n"
+        (tmp_path / f"mine{beta:.0f}.py").write_text(source)
+        module = importlib.import_module(f"mine{beta:.0f}")
+        module.build.__module__ = "mine"
+        trained(module.build, CONFIG, digits, epochs=1, progress=False)
+    assert len(list(store.glob("*.safetensors"))) == 2
+
+
+class WithBatchNorm(torch.nn.Module):
+    """A model whose weights depend on everything a training loop does."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 8, bias=False), torch.nn.BatchNorm1d(8))
+        self.net.append(torch.nn.Linear(8, 64))
+
+    def losses(self, x, labels, generator=None):
+        noisy = x + 0.1 * torch.randn(x.shape, generator=generator)
+        return {"loss": ((self.net(noisy) - x.flatten(1)) ** 2).mean() + labels.float().mean()}
+
+
+def test_fit_is_the_plain_loop(digits):
+    data = digits.take(slice(100))  # no multiple of the batch size
+    ours, theirs = WithBatchNorm(), WithBatchNorm()
+    theirs.load_state_dict(ours.state_dict())
+    history = fit(ours, data, epochs=3, batch_size=32, lr=0.01, seed=7, progress=False)
+    generator, optimizer = seeded(7), torch.optim.Adam(theirs.parameters(), lr=0.01)
+    for _ in range(3):
+        order, losses = torch.randperm(100, generator=generator), []
+        for batch in (order[:32], order[32:64], order[64:96]):
+            optimizer.zero_grad()
+            loss = theirs.losses(data.float(batch), data.labels[batch], generator)["loss"]
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+    for p, q in zip(ours.state_dict().values(), theirs.state_dict().values(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-6)
+    assert history.epochs[-1]["loss"] == pytest.approx(sum(losses) / 3, rel=1e-4)
+
+
+def with_dropout(**config):
+    model = vae(**config)
+    model.encoder.append(torch.nn.Dropout(0.2))
+    return model
+
+
+def test_dropout_repeats_too(digits, tmp_path):
+    runs = [trained(with_dropout, CONFIG, digits, epochs=1, progress=False, folder=tmp_path / f)[0] for f in "ab"]
+    assert same(*runs)
+
+
+def test_a_valid_file_is_never_taken_for_a_pickle(digits, tmp_path):
+    for length in range(0, 64, 8):  # safetensors begins with its header's length, which may read as a pickle's mark
+        description = "x" * (1152 - 600 + length)
+        save_weights(vae(**CONFIG), tmp_path / "w.safetensors", description=description)
+        load_weights(vae(**CONFIG), tmp_path / "w.safetensors", description=description)
+
+
+def test_a_changed_history_is_damage(digits, store):
+    quick(digits)
+    (path,) = store.glob("*.safetensors")
+    content = path.read_bytes()
+    place = content.index(b"loss") + 8
+    path.write_bytes(content[:place] + b"9" + content[place + 1 :])
+    with pytest.raises(DamagedCheckpoint, match="does not match the checksum"):
+        load_weights(vae(**CONFIG), path)

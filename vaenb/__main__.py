@@ -10,7 +10,7 @@ from vaenb import claims
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a notebook, publish notebooks, or print the ledger; return the exit status."""
-    parser = argparse.ArgumentParser(prog="vaenb", description=__import__("vaenb").__doc__)
+    parser = argparse.ArgumentParser(prog="vaenb", description="Run the notebooks, and show what they found.")
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="execute one notebook into a folder of its own below runs/")
     run.add_argument("notebook", type=Path)
@@ -39,10 +39,12 @@ def _notebooks(options: argparse.Namespace) -> int:
     except (FileNotFoundError, ValueError, runs.RunFailed) as error:
         print(f"vaenb: {error}", file=sys.stderr)
         return 1
-    figures = sorted(str(f) for f in folder.glob("*.png")) or sorted(str(f) for f in folder.glob("*.plotly.json"))
+    kinds = {"png": "pictures", "plotly.json": "interactive"}
+    figures = {ending: sorted(folder.glob(f"*.{ending}")) for ending in kinds}
+    shown = [f"{folder / '*'}.{e} ({len(files)} {kinds[e]})" for e, files in figures.items() if files]
     found = [row for row in claims.ledger([folder]) if row["cells"]]
     print(f"\nnotebook  {folder / options.notebook.name}")
-    print(f"figures   {', '.join(figures) or 'none'}")
+    print(f"figures   {', '.join(shown) or 'none'}")
     print(f"claims    {folder / 'claims.json'}\n\n{claims.table(found)}")
     return 0
 

@@ -9,8 +9,9 @@
     not_greater   high <= b                low > b
     equivalent    -b < low and high < b    low >= b or high <= -b
 
-Anything else is inconclusive. A claim over several cells (models, data sets, radii) holds where it holds in all; it is
-incomplete where it holds in all that was measured, and a data set of the claim is missing.
+Anything else is inconclusive, and so is a cell whose trainings (seeds) disagree. A claim over several cells (models,
+data sets, radii) holds where it holds in all; it is incomplete where it holds in all that was measured, and a data set
+of the claim is missing.
 Intervals are percentile bootstraps over images (Efron and Tibshirani 1993, chapter 13).
 """
 
@@ -127,6 +128,7 @@ class Evidence:
     profile: str
     notebook: str
     seeds: tuple[int, ...]
+    settings: str
     started: str
     cells: dict[str, Estimate]
     per_seed: dict[str, list[float]] = field(default_factory=dict)
@@ -157,12 +159,20 @@ class Evidence:
 
     def rows(self) -> list[dict]:
         """Give one flat dict a cell, as the ledger keeps them."""
-        run = {k: getattr(self, k) for k in ("data", "counts", "profile", "notebook", "seeds", "started")}
-        quick = NO_VERDICT if self.profile == "quick" else None
+        about = ("data", "counts", "profile", "notebook", "seeds", "settings", "started")
+        run = {k: getattr(self, k) for k in about}
         return [
-            {"cell": name, **asdict(e), "verdict": quick or verdict(_claim(self.claim), e), **run}
-            for name, e in self.cells.items()
+            {"cell": name, **asdict(e), "verdict": self._cell_verdict(name), **run} for name, e in self.cells.items()
         ]
+
+    def _cell_verdict(self, name: str) -> str:
+        """Hold the interval over images against the bound, and every training's own effect, too: all must agree."""
+        if self.profile == "quick":
+            return NO_VERDICT
+        claim = _claim(self.claim)
+        single = {verdict(claim, Estimate(v, v, v)) for v in self.per_seed.get(name, ())}
+        pooled = verdict(claim, self.cells[name])
+        return pooled if single <= {pooled} else "inconclusive"
 
     def to_json(self) -> dict:
         """Give the dict that claims.json holds; its verdicts are for readers, and computed again on reading."""
@@ -172,7 +182,7 @@ class Evidence:
     @classmethod
     def from_json(cls, item: dict) -> "Evidence":
         """Read back what `to_json` gave. Raises KeyError, TypeError, ValueError or AttributeError on anything else."""
-        text = {k: str(item[k]) for k in ("claim", "data", "profile", "notebook", "started")}
+        text = {k: str(item[k]) for k in ("claim", "data", "profile", "notebook", "settings", "started")}
         cells = {name: _estimate(cell) for name, cell in item["cells"].items()}
         return cls(**text, seeds=tuple(item["seeds"]), cells=cells, per_seed=dict(item["per_seed"]))
 
@@ -185,6 +195,7 @@ class Run:
     notebook: str
     profile: str
     seeds: tuple[int, ...]
+    settings: str
     started: str
     evidence: dict[tuple[str, str], Evidence] = field(default_factory=dict, repr=False)
 
@@ -194,7 +205,7 @@ class Run:
         cells: one estimate per model, radius, ...; data: as the claim names it; per_seed: a cell's effect at each seed
         of the run. Raises ValueError for an unknown claim, OSError (naming the folder) where it can't be written.
         """
-        made_by = self.profile, self.notebook, self.seeds, self.started
+        made_by = self.profile, self.notebook, self.seeds, self.settings, self.started
         new = Evidence(claim_id, "; ".join(_names(data)), *made_by, dict(cells), dict(per_seed or {}))
         key = new.claim, new.data
         if old := self.evidence.get(key):
@@ -228,9 +239,10 @@ def start_run(
     if not seeds:
         raise ValueError("seeds must hold at least one seed, got none")
     made_by = json.dumps([settings, profile, seeds], sort_keys=True, default=_plain)
-    default = runs_folder() / f"{notebook}-{hashlib.sha256(made_by.encode()).hexdigest()[:8]}"
+    key = hashlib.sha256(made_by.encode()).hexdigest()[:8]
+    default = runs_folder() / f"{notebook}-{key}"
     folder = Path(folder or os.environ.get("VAENB_RUN") or default).expanduser().absolute()
-    run = Run(folder, notebook, profile, seeds, datetime.now(UTC).isoformat(timespec="microseconds"))
+    run = Run(folder, notebook, profile, seeds, key, datetime.now(UTC).isoformat(timespec="microseconds"))
     about = {"notebook": notebook, "profile": profile, "seeds": seeds, "data": data, "settings": settings}
     about |= {"device": str(device), "threads": torch.get_num_threads(), "versions": _versions()}
     _write_json(folder / "claims.json", [])  # first, so that an earlier run's claims never stand by new settings
@@ -247,9 +259,9 @@ def ledger(folders: Iterable[Path | str] | None = None) -> list[dict]:
     """Give one row for every claim, from every claims.json below `folders` (default: the runs and `figures/`).
 
     A row: claim, document, statement, verdict, data (measured), missing, cells (all, stand-ins too), shown (the cells
-    the verdict rests on), notebook, profile, seeds. Paper evidence wins over quick; of the same notebook, data and
-    profile the newest run counts, whole: cells of runs with other settings never mix. A damaged file is named in a
-    warning and skipped.
+    the verdict rests on), notebook, profile, seeds. Paper evidence wins over quick; of runs with the same notebook,
+    data, settings and seeds the newest counts, and runs with different ones all do: nothing found is dropped in
+    silence (delete a run's folder to take its word back). A damaged file is named in a warning and skipped.
     """
     roots = [runs_folder(), _project() / "figures"] if folders is None else [Path(f) for f in folders]
     if folders is not None and (absent := [str(f) for f in roots if not f.is_dir()]):
@@ -257,7 +269,8 @@ def ledger(folders: Iterable[Path | str] | None = None) -> list[dict]:
     cells: dict[str, dict[tuple, list[dict]]] = {name: {} for name in load()}
     found = [e for root in roots for path in sorted(root.rglob("claims.json")) for e in _read(path)]
     for evidence in sorted(found, key=lambda e: e.started):  # so that a newer run replaces an older one
-        cells[evidence.claim][evidence.notebook, evidence.data, evidence.profile] = evidence.rows()
+        same = (evidence.notebook, evidence.data, evidence.settings, evidence.seeds)
+        cells[evidence.claim][same] = evidence.rows()
     return [_row(claim, [row for rows in cells[name].values() for row in rows]) for name, claim in load().items()]
 
 

@@ -1,7 +1,7 @@
 """Plotly figures, one function a figure, in one style; and saving them with a static picture beside.
 
 Colours are Okabe and Ito's, which colour-blind readers can tell apart; lines also differ by dash or marker. What is
-plotted is rounded, so that a notebook's figures are the same on every machine.
+plotted is rounded to six digits, so that a rounding difference does not change a notebook.
 """
 
 import base64
@@ -9,6 +9,7 @@ import io
 import threading
 import warnings
 from functools import cache
+from itertools import cycle
 from pathlib import Path
 
 import kaleido
@@ -95,7 +96,7 @@ def latent_map(points: Tensor, labels: Tensor, *, title: str = "", axes: tuple[s
 def bars(values: dict[str, Tensor], *, title: str = "", x: str = "", y: str = "") -> go.Figure:
     """Compare series of numbers (n,) as grouped bars over 1..n."""
     fig = go.Figure()
-    for (name, numbers), color in zip(values.items(), COLORS, strict=False):
+    for (name, numbers), color in zip(values.items(), cycle(COLORS)):  # noqa: B905
         fig.add_bar(x=list(range(1, len(numbers) + 1)), y=_plain(numbers), name=name, marker_color=color)
     return fig.update_layout(
         title=title, xaxis={"title": x, "dtick": 1}, yaxis_title=y, width=760, height=380, template=TEMPLATE
@@ -117,8 +118,9 @@ def dd_curves(
     fig = make_subplots(1, len(metrics), horizontal_spacing=0.12)
     for column, metric in enumerate(metrics, start=1):
         where = {"row": 1, "col": column}
-        for (name, curve), color in zip(curves.items(), COLORS, strict=False):
-            _band(fig, curve, metric, color, where)
+        for (name, curve), color in zip(curves.items(), cycle(COLORS)):  # noqa: B905
+            if curve.values[metric].shape[1] > 1:
+                _band(fig, curve, metric, color, where)
             _line(fig, curve, metric, name, {"color": color}, where)
             if name in (controls or {}):
                 _line(fig, controls[name], metric, f"{name}, random", {"color": color, "dash": "dash"}, where)

@@ -1,9 +1,11 @@
 """Running notebooks: one folder a run, named by its settings, with the executed notebook, figures and claims."""
 
 import base64
+import hashlib
 import io
 import os
 import re
+import threading
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,6 +14,8 @@ import papermill
 from PIL import Image
 
 from vaenb import claims, plots
+
+_one_run = threading.Lock()
 
 
 class RunFailed(RuntimeError):
@@ -32,6 +36,7 @@ def run(notebook: Path | str, parameters: dict | None = None, *, folder: Path | 
     folder = Path(folder) if folder else claims.runs_folder() / _name(notebook, parameters)
     folder.mkdir(parents=True, exist_ok=True)
     part = folder / f"{notebook.stem}.part.ipynb"
+    (folder / notebook.name).unlink(missing_ok=True)  # a folder with the notebook in it is a finished run
     with _environment(VAENB_RUN=str(folder.resolve()), PLOTLY_RENDERER=_renderer()):
         try:
             papermill.execute_notebook(notebook, part, parameters, cwd=notebook.parent, store_widget_state=False)
@@ -111,8 +116,10 @@ def _typed(name: str, value, annotation: str):
 
 def _name(notebook: Path, parameters: dict) -> str:
     """Name a run's folder by its settings, as in 00_start_here_beta=4.0_betas=1.0,4.0."""
-    shown = {k: ",".join(map(str, v)) if isinstance(v, list) else str(v) for k, v in parameters.items()}
-    return "_".join([notebook.stem, *(f"{k}={re.sub('[^A-Za-z0-9.,+-]+', '-', v)}" for k, v in shown.items())])
+    shown = {k: ",".join(map(str, v)) if isinstance(v, list) else str(v) for k, v in sorted(parameters.items())}
+    plain = "_".join([notebook.stem, *(f"{k}={v}" for k, v in shown.items())])
+    safe = re.sub("[^A-Za-z0-9.,+=_-]+", "-", plain)
+    return safe if safe == plain else f"{safe}-{hashlib.sha256(plain.encode()).hexdigest()[:6]}"
 
 
 def _renderer() -> str:
@@ -125,11 +132,12 @@ def _renderer() -> str:
 
 @contextmanager
 def _environment(**values: str):
-    """Set environment variables for the kernel that is started meanwhile."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
+    """Set environment variables for the kernel that is started meanwhile: one run at a time in a process."""
+    with _one_run:
+        before = {name: os.environ.get(name) for name in values}
+        os.environ.update(values)
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)

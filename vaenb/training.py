@@ -7,9 +7,9 @@ for one description (builder, its arguments, data, fit settings, seed) are compu
 import hashlib
 import inspect
 import json
+import math
 import os
 import signal
-import tempfile
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -36,6 +36,14 @@ class History:
 
     epochs: list[dict[str, float]] = field(default_factory=list)
     interrupted: bool = False
+
+
+class TrainingInterrupted(KeyboardInterrupt):
+    """`trained` was stopped by Ctrl-C or the kernel's stop; `model` and `history` are what it had by then."""
+
+    def __init__(self, model: nn.Module, history: History) -> None:
+        super().__init__(f"training stopped after {len(history.epochs)} epochs; the model is usable but not stored")
+        self.model, self.history = model, history
 
 
 class DamagedCheckpoint(RuntimeError):
@@ -62,12 +70,12 @@ def fit(
     _check_fit(model, data, epochs, batch_size, lr)
     device = data.images.device
     generator = torch.Generator(device).manual_seed(seed)
-    model.train().to(memory_format=torch.channels_last)
+    model.to(memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(model.parameters(), lr=lr, fused=True)
     batch_size = min(batch_size, len(data))
     steps = len(data) // batch_size
     history = History()
-    with _stop_on_interrupt() as stopped, tqdm(total=epochs * steps, leave=False, disable=not progress) as bar:
+    with _training(model) as stopped, tqdm(total=epochs * steps, leave=False, disable=not progress) as bar:
         for epoch in range(epochs):
             totals: dict[str, Tensor] = {}
             order = torch.randperm(len(data), generator=generator, device=device)[: steps * batch_size]
@@ -81,16 +89,14 @@ def fit(
                     totals[name] = totals.get(name, 0) + value.detach()
                 bar.update()
                 if stopped:
-                    model.eval()
                     return History(history.epochs, interrupted=True)
             means = {name: (total / steps).item() for name, total in totals.items()}
-            if not all(abs(v) < float("inf") for v in means.values()):
+            if not math.isfinite(means["loss"]):
                 raise FloatingPointError(
                     f"epoch {epoch + 1}: the loss is not finite ({means}); try a smaller lr than {lr}"
                 )
             history.epochs.append(means)
             bar.set_postfix({name: f"{value:.1f}" for name, value in means.items()}, refresh=False)
-    model.eval()
     return history
 
 
@@ -108,14 +114,19 @@ def trained(
 ) -> tuple[nn.Module, History]:
     """Return `build(**config)` trained on `data`, from the checkpoint store if it is there.
 
-    The weights are initialised from `seed`, too. `folder` is the store: by default `$VAENB_CACHE`, else vaenb/models
-    in the user's cache folder. A damaged file is named in a warning and trained again; two processes that ask for the
-    same model train it once; an interrupted training is returned, and not stored.
+    The weights are initialised from `seed`, too, and the global random state is left as it was. `folder` is the store:
+    by default `$VAENB_CACHE`, else vaenb/models in the user's cache folder. A damaged file is named in a warning and
+    trained again; two processes that ask for the same model train it once. Raises TrainingInterrupted, which carries
+    the model: it is not stored, and what would have followed does not run on a half-trained one.
     """
-    with torch.random.fork_rng(devices=[]):
+    device = data.images.device
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
-        model = build(**config)
-    model = model.to(data.images.device)
+        return _trained(build, config, data, epochs, batch_size, lr, seed, folder, progress)
+
+
+def _trained(build, config, data, epochs, batch_size, lr, seed, folder, progress) -> tuple[nn.Module, History]:
+    model = build(**config).to(data.images.device)
     settings = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "seed": seed}
     description = _describe(build, config, data, settings)
     key = hashlib.sha256(description.encode()).hexdigest()[:16]
@@ -125,15 +136,14 @@ def trained(
             try:
                 return model, load_weights(model, path, description=description)
             except DamagedCheckpoint as damage:
-                warnings.warn(f"{damage}; training it again", stacklevel=2)
+                warnings.warn(f"{damage}; training it again", stacklevel=3)
         history = fit(model, data, **settings, progress=progress)
         if history.interrupted:
-            warnings.warn("training was interrupted: the model is usable but not stored", stacklevel=2)
-            return model, history
+            raise TrainingInterrupted(model, history)
         try:
             save_weights(model, path, description=description, history=history)
         except OSError as reason:
-            warnings.warn(f"the trained model could not be stored in {path.parent} ({reason})", stacklevel=2)
+            warnings.warn(f"the trained model could not be stored in {path.parent} ({reason})", stacklevel=3)
     return model, history
 
 
@@ -141,19 +151,15 @@ def save_weights(model: nn.Module, path: Path | str, *, description: str = "", h
     """Write the weights and how they came about as safetensors, replacing `path` only when the file is complete."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    metadata = {
-        "digest": _digest(tensors),
-        "description": description,
-        "history": json.dumps((history or History()).epochs),
-    }
-    handle, part = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-    os.close(handle)
+    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
+    metadata = {"description": description, "history": json.dumps((history or History()).epochs)}
+    content = to_safetensors(tensors, {**metadata, "digest": _digest(tensors, metadata)})
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        save_file(tensors, part, metadata)
-        Path(part).replace(path)
+        part.write_bytes(content)
+        part.replace(path)
     finally:
-        Path(part).unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
 
 
 def load_weights(model: nn.Module, path: Path | str, *, description: str | None = None) -> History:
@@ -163,16 +169,22 @@ def load_weights(model: nn.Module, path: Path | str, *, description: str | None 
     which is never opened because it could run code. The model is changed only if all is well.
     """
     path = Path(path)
-    with path.open("rb") as file:
-        if file.read(2) in (b"PK", b"\x80\x02", b"\x80\x04"):
-            raise DamagedCheckpoint(f"{path} is a pickle, not safetensors; a pickle can run code and is not opened")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
+    except FileNotFoundError:
+        raise
     except (SafetensorError, OSError, ValueError) as reason:
+        with path.open("rb") as file:
+            start = file.read(2)
+        if start == b"PK" or start[:1] == b"\x80":
+            raise DamagedCheckpoint(
+                f"{path} is a pickle, not safetensors; a pickle can run code and is not opened"
+            ) from None
         raise DamagedCheckpoint(f"{path} is damaged: it is not a complete safetensors file ({reason})") from reason
-    if metadata.get("digest") != _digest(tensors):
+    digest = metadata.pop("digest", None)
+    if digest != _digest(tensors, metadata):
         raise DamagedCheckpoint(f"{path} is damaged: its content does not match the checksum written with it")
     if description is not None and metadata.get("description") != description:
         raise DamagedCheckpoint(f"{path} holds another model: {metadata.get('description')}")
@@ -200,22 +212,24 @@ def _check_fit(model: nn.Module, data: ImageSet, epochs: int, batch_size: int, l
 
 
 def _describe(build: Callable, config: dict, data: ImageSet, settings: dict) -> str:
-    """Everything the weights depend on, defaults included, as one line of JSON."""
+    """Everything that is decided about the weights, defaults included, as one line of JSON."""
     call = inspect.signature(build).bind(**config)
     call.apply_defaults()
-    what = {
-        "format": _FORMAT,
-        "build": f"{build.__module__}.{build.__qualname__}",
-        "config": call.arguments,
-        "data": data.digest,
-        **settings,
-    }
+    what = {"format": _FORMAT, "build": _name(build), "config": call.arguments, "data": data.digest, **settings}
     try:
         return json.dumps(what, sort_keys=True)
     except TypeError as reason:
-        raise TypeError(
-            f"config: plain values expected (numbers, strings, lists), so that it can be stored: {reason}"
-        ) from None
+        raise TypeError(f"config: plain values expected (numbers, strings, lists), to be stored: {reason}") from None
+
+
+def _name(build: Callable) -> str:
+    """Name a builder so that two different ones never share a key: its source counts where it may change."""
+    name = getattr(build, "__qualname__", "")
+    if not name or "<" in name:
+        raise TypeError(f"build: a named function or class at a module's top level expected, got {build!r}")
+    if build.__module__.startswith("vaenb."):
+        return f"{build.__module__}.{name}"
+    return f"{build.__module__}.{name} {hashlib.sha256(inspect.getsource(build).encode()).hexdigest()[:12]}"
 
 
 def _store(folder: Path | str | None) -> Path:
@@ -223,10 +237,10 @@ def _store(folder: Path | str | None) -> Path:
     return Path(folder or os.environ.get("VAENB_CACHE") or default)
 
 
-def _digest(tensors: dict[str, Tensor]) -> str:
-    sha = hashlib.sha256()
+def _digest(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
+    sha = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
     for name in sorted(tensors):
-        sha.update(name.encode())
+        sha.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}".encode())
         sha.update(tensors[name].reshape(-1).view(torch.uint8).numpy())
     return sha.hexdigest()
 
@@ -252,20 +266,25 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _stop_on_interrupt() -> Iterator[list]:
-    """Collect the first SIGINT instead of raising in the middle of an optimiser step; the second one raises."""
+def _training(model: nn.Module) -> Iterator[list]:
+    """Put the model in training mode, and in evaluation mode at the end, however it ends.
+
+    Collects the first SIGINT instead of raising in the middle of an optimiser step; the second one raises.
+    """
     stopped: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield stopped
-        return
+    in_main = threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGINT)
 
     def note(signum, frame) -> None:
         stopped.append(signum)
         signal.signal(signal.SIGINT, before)
 
-    signal.signal(signal.SIGINT, note)
+    if in_main:
+        signal.signal(signal.SIGINT, note)
     try:
+        model.train()
         yield stopped
     finally:
-        signal.signal(signal.SIGINT, before)
+        model.eval()
+        if in_main:
+            signal.signal(signal.SIGINT, before)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vaenb.models.contract import check_latents
+from vaenb.models.contract import LatentModel, check_latents, check_model
 
 Metric = Callable[[Tensor, Tensor], Tensor]
 
@@ -30,7 +30,7 @@ class DDCurve:
 
 
 def dd_curve(
-    decode: Callable[[Tensor], Tensor],
+    model: LatentModel,
     z: Tensor,
     radii: Tensor,
     attack: Callable[..., Tensor],
@@ -41,10 +41,11 @@ def dd_curve(
     """Attack latents z (N, D) at every radius and measure how far the decoded images move.
 
     `attack(z, eps=…)` gets all K·N latents in one call, with a radius for each row (K·N,), and returns the attacked
-    ones in the same shape. `decode` maps (M, D) to images; each metric maps two batches of M images, the clean one
-    first, to (M,). `chunk` is the number of latents decoded at a time. Decoding and measuring keep no gradient.
+    ones in the same shape. Each metric maps two batches of M images, the clean one first, to (M,). `chunk` is the
+    number of latents decoded at a time. Decoding and measuring keep no gradient.
     Raises ValueError where the attack moves a latent at radius 0, for then it does not heed its radius.
     """
+    check_model(model)
     check_latents(z)
     _check_radii(radii, at_least=1)
     if not metrics or chunk is not None and chunk < 1:
@@ -59,7 +60,7 @@ def dd_curve(
     if not torch.allclose(adversarial[eps == 0], repeated[eps == 0], rtol=1e-5, atol=1e-6):
         raise ValueError("attack: it moved latents at radius 0; it must stay within the radius eps (M,) of each row")
     adversarial = adversarial.detach()
-    values = _measure(decode, z.detach(), adversarial, metrics, chunk or len(adversarial))
+    values = _measure(model.decode, z.detach(), adversarial, metrics, chunk or len(adversarial))
     shape = (len(radii), len(z))
     return DDCurve(radii, {name: v.view(shape) for name, v in values.items()}, adversarial.view(*shape, -1))
 
