@@ -159,8 +159,7 @@ class Evidence:
 
     def rows(self) -> list[dict]:
         """Give one flat dict a cell, as the ledger keeps them."""
-        about = ("data", "counts", "profile", "notebook", "seeds", "settings", "started")
-        run = {k: getattr(self, k) for k in about}
+        run = {k: getattr(self, k) for k in ["data", "counts", "profile", "notebook", "seeds", "settings", "started"]}
         return [
             {"cell": name, **asdict(e), "verdict": self._cell_verdict(name), **run} for name, e in self.cells.items()
         ]
@@ -387,8 +386,8 @@ def _plain(value):
 
 
 def _project() -> Path:
-    parent = Path(__file__).resolve().parents[1]
-    return parent if (parent / "pyproject.toml").is_file() else Path.cwd()
+    root = Path(__file__).resolve().parents[1]
+    return root if (root / "pyproject.toml").is_file() else Path.cwd()
 
 
 def _versions() -> dict[str, str]:
