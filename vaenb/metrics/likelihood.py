@@ -36,10 +36,10 @@ def _log_weights(model: LatentModel, x: Tensor, samples: int, generator: torch.G
     check_images(x)
     if not isinstance(samples, int) or samples < 1:
         raise ValueError(f"samples: a whole number ≥ 1 expected, got {samples!r}")
-    posterior = model.posterior(x)
 
-    def draw() -> Tensor:
-        z = posterior.rsample(generator=generator)
-        return model.log_likelihood(x, z) + model.log_prior(z) - posterior.log_prob(z)
+    def weights(part: Tensor) -> Tensor:
+        posterior = model.posterior(part)
+        draws = (posterior.rsample(generator=generator) for _ in range(samples))
+        return torch.stack([model.log_likelihood(part, z) + model.log_prior(z) - posterior.log_prob(z) for z in draws])
 
-    return torch.stack([draw() for _ in range(samples)])
+    return torch.cat([weights(part) for part in x.split(512)], dim=1)
