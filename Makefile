@@ -24,7 +24,7 @@ set -e; bin=.venv/bin; active="$${VIRTUAL_ENV:-$$CONDA_PREFIX}"; \
 if [ -n "$$active" ] && "$$active/bin/python" -P -c "$$SATISFIED" $(1) 2>/dev/null; then bin="$$active/bin"; \
 elif [ ! -e .venv/.$(1) ] || [ pyproject.toml -nt .venv/.$(1) ]; then \
   $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 …")'; \
-  echo "installing vaenb[$(1)] into .venv (once; PyTorch is large)"; \
+  echo "installing vaenb[$(1)] into .venv (once; PyTorch is large)$${active:+, as $$active does not hold it}"; \
   $(PYTHON) -m venv .venv; .venv/bin/python -m pip install --quiet --disable-pip-version-check -e ".[$(1)]"; \
   touch .venv/.lab .venv/.$(1); \
 fi

@@ -27,7 +27,7 @@ def run(notebook: Path | str, parameters: dict | None = None, *, folder: Path | 
 
     Parameter names are checked against the notebook's parameters cell, since papermill only warns of an unknown one;
     whole numbers become floats where the notebook's annotation says so. `folder` defaults to runs/<notebook>, with
-    the settings that differ appended. Raises FileNotFoundError, ValueError, or RunFailed with the cell's error.
+    the given settings appended. Raises FileNotFoundError, ValueError, or RunFailed with the cell's error.
     """
     notebook = Path(notebook)
     if not notebook.is_file():

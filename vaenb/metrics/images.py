@@ -27,7 +27,7 @@ _SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # Wang et al. 2003, t
 _BACKBONES = {"squeeze": "squeezenet1_1", "alex": "alexnet", "vgg": "vgg16"}
 
 
-class WeightsUnavailable(RuntimeError):  # noqa: N818  (it reads as a sentence, as DatasetUnavailable does)
+class WeightsUnavailable(RuntimeError):
     """The backbone of LPIPS is not on this machine, or its file can't be used."""
 
 
