@@ -1,23 +1,124 @@
-"""Input attacks on posteriors whose divergence is known."""
+"""Input attacks on posteriors whose divergence is known, and on a small trained model."""
 
+import numpy as np
 import pytest
 import torch
+from scipy.linalg import sqrtm
+from scipy.stats import norm as normal
+from torch import nn
 from torch.distributions import Independent, Normal, kl_divergence
 
 from tests.oracles import LinearGaussian, seeded
+from vaenb import data
 from vaenb.attacks import encoder
 from vaenb.models import DiagonalGaussian, vae
+from vaenb.models.classifier import linear_probe
+from vaenb.training import fit
+
+DISTANCES = [name for name in encoder.OBJECTIVES if name != "classifier"]
 
 
-def test_symmetric_kl_is_torchs_and_document_002as_formula():
-    g = seeded()
-    p, q = (DiagonalGaussian(torch.randn(5, 3, generator=g), torch.randn(5, 3, generator=g)) for _ in range(2))
-    a, b = (Independent(Normal(d.mean, d.stddev), 1) for d in (p, q))
-    value = encoder.symmetric_kl(p, q)
-    torch.testing.assert_close(value, (kl_divergence(a, b) + kl_divergence(b, a)) / 2)
+class PixelsArePosterior(LinearGaussian):
+    """Images (N, 1, 2, D) whose first row is the mean and whose second is the log-variance, in [-1, 1]."""
+
+    def posterior(self, x):
+        return DiagonalGaussian(x[:, 0, 0], 2 * x[:, 0, 1] - 1)
+
+
+def pairs(n=5, d=3):
+    """Two batches of images for `PixelsArePosterior`, and their posteriors p (of x') and q (of the reference)."""
+    a, b = torch.rand(2, n, 1, 2, d, generator=seeded())
+    model = PixelsArePosterior()
+    return model, a, b, model.posterior(a), model.posterior(b)
+
+
+def distance(name, model, a, b, **arguments):
+    return encoder.loss(model, b, objective=name, **arguments)(a, torch.arange(len(a)))
+
+
+@pytest.fixture(scope="module")
+def digits():
+    """A VAE trained on the embedded digits, a probe of its means, and 16 test images."""
+    train, test = data.load("digits"), data.load("digits", split="test")
+    torch.manual_seed(0)
+    model = vae(image_shape=(1, 8, 8), latent_dim=6, net="mlp")
+    fit(model, train, epochs=8, batch_size=64, lr=3e-3, progress=False)
+    probe = linear_probe(model.posterior(train.float()).mean, train.labels)
+    return model, probe, test.float(slice(16))
+
+
+def test_kullback_leibler_objectives_are_torchs_and_document_002as_formula():
+    model, a, b, p, q = pairs()
+    p_, q_ = (Independent(Normal(d.mean, d.stddev), 1) for d in (p, q))
+    torch.testing.assert_close(distance("kl_forward", model, a, b), kl_divergence(q_, p_))
+    torch.testing.assert_close(distance("kl_reverse", model, a, b), kl_divergence(p_, q_))
+    skl = distance("skl", model, a, b)
+    torch.testing.assert_close(skl, (kl_divergence(p_, q_) + kl_divergence(q_, p_)) / 2)
     shift, lv = (p.mean - q.mean) ** 2, p.logvar - q.logvar
     formula = (lv.exp() + (-lv).exp() + shift * ((-p.logvar).exp() + (-q.logvar).exp())) / 4 - 0.5
-    torch.testing.assert_close(value, formula.sum(1))
+    torch.testing.assert_close(skl, formula.sum(1))
+    torch.testing.assert_close(skl, encoder.symmetric_kl(p, q))
+
+
+def test_forward_averages_over_the_reference_and_reverse_over_the_attacked_posterior():
+    model, a, b, p, q = pairs(n=1)
+    values = {}
+    for name, first, second in (("kl_forward", q, p), ("kl_reverse", p, q)):
+        many = first[torch.zeros(200_000, dtype=torch.long)]
+        z = many.rsample(generator=seeded())
+        values[name] = (many.log_prob(z) - second.log_prob(z)).mean().item()
+        assert distance(name, model, a, b).item() == pytest.approx(values[name], abs=0.01)
+    assert abs(values["kl_forward"] - values["kl_reverse"]) > 0.1  # so that the test tells them apart
+
+
+def test_w2_is_the_squared_wasserstein_distance_of_gaussians():
+    model, a, b, p, q = pairs()
+    for i, value in enumerate(distance("w2", model, a, b).double().numpy()):
+        A, B = (np.diag(d.stddev[i].double().numpy() ** 2) for d in (p, q))
+        bures = np.trace(A + B - 2 * sqrtm(sqrtm(A) @ B @ sqrtm(A)))
+        shift = (p.mean[i] - q.mean[i]).double().numpy()
+        assert value == pytest.approx(shift @ shift + bures, rel=1e-4)
+
+
+def test_w2_in_one_dimension_is_the_distance_of_the_quantiles():
+    model, a, b, p, q = pairs(d=1)
+    u = (np.arange(200_000) + 0.5) / 200_000
+    quantiles = [normal.ppf(u[:, None], d.mean[:, 0], d.stddev[:, 0]) for d in (p, q)]
+    transport = ((quantiles[0] - quantiles[1]) ** 2).mean(0)
+    np.testing.assert_allclose(distance("w2", model, a, b), transport, rtol=1e-3, atol=1e-6)
+
+
+def test_means_and_w2_need_no_more_than_mean_and_stddev():
+    class Point:
+        def __init__(self, mean):
+            self.mean, self.stddev = mean, torch.zeros_like(mean)
+
+        def __getitem__(self, index):
+            return Point(self.mean[index])
+
+    class Deterministic(LinearGaussian):
+        def posterior(self, x):
+            return Point(x.flatten(1))
+
+    a, b = torch.rand(2, 5, 1, 4, 4, generator=seeded())
+    squares = ((a - b) ** 2).flatten(1).sum(1)
+    for name in ("means", "w2"):
+        torch.testing.assert_close(distance(name, Deterministic(), a, b), squares)
+
+
+def test_the_classifiers_objective_is_minus_the_log_probability_of_the_references_label():
+    model, a, b, p, q = pairs()
+    probe = lambda z: 3 * z  # noqa: E731
+    loss = distance("classifier", model, a, b, classifier=probe)
+    label = probe(q.mean).argmax(1)
+    torch.testing.assert_close(loss, -probe(p.mean).softmax(1)[torch.arange(5), label].log())
+    assert not torch.equal(label, probe(p.mean).argmax(1))
+
+
+def test_a_callable_gets_the_attacked_posterior_and_then_the_reference():
+    model, a, b, p, q = pairs()
+    first = lambda p, q: (p.mean[:, 0] - 2 * q.mean[:, 0]) ** 2  # noqa: E731
+    torch.testing.assert_close(distance(first, model, a, b), (p.mean[:, 0] - 2 * q.mean[:, 0]) ** 2)
 
 
 def test_the_worst_small_change_of_a_linear_encoder_is_found():
@@ -25,9 +126,23 @@ def test_the_worst_small_change_of_a_linear_encoder_is_found():
     x = torch.full((3, 1, 4, 4), 0.5)
     gain = model.posterior(torch.eye(16).view(16, 1, 4, 4)).mean - model.posterior(torch.zeros(16, 1, 4, 4)).mean
     whitened = gain / model.posterior(x[:1]).stddev  # SKL = ½‖whitened shift‖² as the variance is constant
-    worst = 0.5 * (0.1 * torch.linalg.matrix_norm(whitened, ord=2)) ** 2
-    result = encoder.attack(model, x, eps=0.1, norm="l2", steps=60, alpha=0.1, restarts=3, generator=seeded())
-    torch.testing.assert_close(result.loss, worst.expand(3), rtol=1e-2, atol=0)
+    for objective, linear, factor in (("skl", whitened, 0.5), ("means", gain, 1), ("w2", gain, 1)):
+        worst = factor * (0.1 * torch.linalg.matrix_norm(linear, ord=2)) ** 2
+        result = encoder.attack(
+            model, x, eps=0.1, objective=objective, norm="l2", steps=60, alpha=0.1, restarts=3, generator=seeded()
+        )
+        torch.testing.assert_close(result.loss, worst.expand(3), rtol=1e-2, atol=0)
+
+
+def test_a_target_within_reach_is_reached_and_one_beyond_is_approached_in_a_straight_line():
+    model, x = LinearGaussian(), torch.full((2, 1, 4, 4), 0.5)
+    direction = model.q[:, 2].view(1, 4, 4)  # the encoder's mean moves along the third latent dimension only
+    target = x[0] + direction * 0.3
+    arguments = {"objective": "means", "norm": "l2", "steps": 60, "restarts": 2, "generator": seeded()}
+    result = encoder.attack(model, x, eps=torch.tensor([0.1, 0.4]), target=target, **arguments)
+    clean = encoder.loss(model, x, target=target, objective="means")(x, torch.arange(2))
+    torch.testing.assert_close(result.loss[0], clean[0] * (0.2 / 0.3) ** 2, rtol=1e-2, atol=0)
+    assert result.loss[1] < 1e-3 * clean[1]
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
@@ -44,13 +159,106 @@ def test_the_attack_stays_in_ball_and_box_and_beats_noise(norm):
     assert (result.loss[1:] > noise.loss[1:]).all() and torch.equal(result.adversarial[0], x[0])
 
 
-def test_chunks_compare_each_image_with_its_own_posterior():
+@pytest.mark.parametrize("objective", encoder.OBJECTIVES)
+def test_every_objective_beats_noise_with_and_without_a_target(digits, objective):
+    model, probe, x = digits
+    shared = {"eps": 0.1, "objective": objective, "classifier": probe if objective == "classifier" else None}
+    away = encoder.attack(model, x, steps=10, restarts=2, generator=seeded(), **shared)
+    assert (away.loss > encoder.random_direction(model, x, generator=seeded(), **shared).loss).all()
+    target = x.roll(1, 0)
+    towards = encoder.attack(model, x, target=target, steps=10, restarts=2, generator=seeded(), **shared)
+    noise = encoder.random_direction(model, x, target=target, generator=seeded(), **shared)
+    clean = encoder.loss(model, x, target=target, objective=objective, classifier=shared["classifier"])(
+        x, torch.arange(16)
+    )
+    assert (towards.loss < noise.loss).all() and (towards.loss < clean).all()
+
+
+def test_one_target_serves_all_images_and_a_name_is_a_target(digits):
+    model, _, x = digits
+    one = encoder.attack(model, x, eps=0.1, target=torch.zeros(1, 8, 8), steps=3, restarts=1, generator=seeded())
+    each = encoder.attack(model, x, eps=0.1, target=torch.zeros_like(x), steps=3, restarts=1, generator=seeded())
+    black = encoder.attack(model, x, eps=0.1, target="black", steps=3, restarts=1, generator=seeded())
+    assert torch.equal(one.adversarial, each.adversarial) and torch.equal(one.adversarial, black.adversarial)
+
+
+def test_the_classifiers_attack_changes_more_labels_than_noise(digits):
+    model, probe, x = digits
+    label = lambda images: probe(model.posterior(images).mean).argmax(1)  # noqa: E731
+    shared = {"eps": 0.1, "objective": "classifier", "classifier": probe, "generator": seeded()}
+    hit = encoder.attack(model, x, steps=10, restarts=2, **shared).adversarial
+    noisy = encoder.random_direction(model, x, restarts=2, **shared).adversarial
+    assert (label(hit) != label(x)).sum() > 1.5 * (label(noisy) != label(x)).sum()
+
+
+def test_the_published_attack_is_the_authors_loop(digits):
+    model, _, x = digits
+    reference = model.posterior(x)
+    delta = 0.2 * torch.randn(x.shape, generator=seeded())
+    for _ in range(50):
+        delta = ((x + delta).clamp(0, 1) - x).detach().requires_grad_()
+        encoder.symmetric_kl(model.posterior(x + delta), reference[:]).sum().neg().backward(inputs=[delta])
+        delta = (delta.detach() - 1.0 * delta.grad).clamp(-0.1, 0.1)
+    published = encoder.attack(model, x, eps=0.1, generator=seeded(), **encoder.PUBLISHED | {"restarts": 1})
+    found = encoder.loss(model, x)((x + delta).clamp(0, 1), torch.arange(16)).detach()
+    torch.testing.assert_close(published.loss, found, rtol=1e-3, atol=1e-3)
+
+
+def test_repeated_images_are_the_restarts(digits):
+    model, _, x = digits
+    settings = {"eps": 0.1, **encoder.PUBLISHED, "steps": 3}
+    together = encoder.attack(model, x, generator=seeded(), **settings)
+    apart = encoder.attack(model, x.repeat(10, 1, 1, 1), generator=seeded(), **settings | {"restarts": 1})
+    torch.testing.assert_close(apart.loss.view(10, 16), together.restart_losses)
+
+
+def test_the_published_attack_depends_on_the_scale_of_the_loss_and_ours_does_not(digits):
+    model, _, x = digits
+    small = lambda p, q: 1e-3 * encoder.symmetric_kl(p, q)  # noqa: E731
+    found = {}
+    for name, settings in (("published", encoder.PUBLISHED | {"restarts": 2}), ("ours", {"steps": 50, "restarts": 2})):
+        for objective in ("skl", small):
+            result = encoder.attack(model, x, eps=0.1, objective=objective, generator=seeded(), **settings)
+            found[name, objective] = encoder.loss(model, x)(result.adversarial, torch.arange(16)).mean().item()
+    assert found["ours", small] == pytest.approx(found["ours", "skl"], rel=0.05)
+    assert found["published", small] < 0.5 * found["ours", small]
+
+
+@pytest.mark.parametrize("objective", ["skl", "classifier"])
+def test_chunks_compare_each_image_with_its_own_reference(objective):
     model, x = LinearGaussian(), torch.rand(5, 1, 4, 4, generator=seeded())
-    whole = encoder.attack(model, x, eps=0.1, steps=5, restarts=2, generator=seeded())
-    parts = encoder.attack(model, x, eps=0.1, steps=5, restarts=2, generator=seeded(), chunk=3)
-    torch.testing.assert_close(parts.loss, whole.loss)
+    torch.manual_seed(0)
+    probe = nn.Linear(3, 3).eval() if objective == "classifier" else None
+    arguments = {"objective": objective, "classifier": probe, "eps": 0.1, "steps": 5, "restarts": 2}
+    for target in (None, x.flip(0)):
+        whole = encoder.attack(model, x, target=target, generator=seeded(), **arguments)
+        parts = encoder.attack(model, x, target=target, generator=seeded(), chunk=3, **arguments)
+        torch.testing.assert_close(parts.loss, whole.loss)
 
 
-def test_images_out_of_range_are_refused():
-    with pytest.raises(ValueError, match="x: pixels in .* divide by 255"):
-        encoder.attack(LinearGaussian(), torch.full((1, 1, 4, 4), 255.0), eps=0.1)
+@pytest.mark.parametrize(
+    ("arguments", "error", "says"),
+    [
+        ({"x": torch.full((1, 1, 4, 4), 255.0)}, ValueError, "x: pixels in .* divide by 255"),
+        ({"objective": "kl"}, ValueError, r"objective: skl, kl_forward, .* or a callable \(p, q\) expected, got 'kl'"),
+        ({"objective": None}, ValueError, "objective: skl"),
+        ({"objective": lambda p, q: p.mean}, ValueError, "one loss for each input"),
+        ({"objective": "classifier"}, ValueError, "classifier: objective='classifier' needs a callable"),
+        (
+            {"classifier": nn.Linear(3, 2).eval()},
+            ValueError,
+            "used by objective='classifier' only, got objective='skl'",
+        ),
+        ({"objective": "classifier", "classifier": nn.Linear(3, 2)}, ValueError, r"classifier: .* classifier.eval\(\)"),
+        ({"target": torch.zeros(1, 4, 5)}, ValueError, r"target: an image of shape \(1, 4, 4\) or \(2, 1, 4, 4\)"),
+        ({"target": torch.zeros(3, 1, 4, 4)}, ValueError, "target: an image of shape"),
+        ({"target": torch.full((1, 4, 4), 2.0)}, ValueError, "target: pixels in"),
+        ({"target": "red"}, ValueError, "target: black, white, noise, inverted or a tensor"),
+        ({"target": 3}, TypeError, "target: a torch tensor of images"),
+    ],
+)
+@pytest.mark.parametrize("run", [encoder.attack, encoder.random_direction])
+def test_bad_arguments_are_refused(run, arguments, error, says):
+    arguments = {"x": torch.full((2, 1, 4, 4), 0.5), "eps": 0.1, **arguments}
+    with pytest.raises(error, match=says):
+        run(LinearGaussian(), arguments.pop("x"), **arguments)

@@ -11,7 +11,7 @@ from torch.distributions import Independent, Normal, kl_divergence
 
 from tests.oracles import LinearGaussian, seeded
 from vaenb.metrics.likelihood import bits_per_dim, elbo, iwae
-from vaenb.models import VAE, DiagonalGaussian, reconstruct, vae
+from vaenb.models import VAE, DiagonalGaussian, hierarchical_vae, reconstruct, vae
 from vaenb.models.contract import check_images, check_latents, check_model
 from vaenb.models.likelihoods import Bernoulli, ContinuousBernoulli, Gaussian
 from vaenb.models.regularizers import KL
@@ -29,6 +29,8 @@ MODELS = {
         image_shape=(1, 32, 32), latent_dim=64, net="conv002a", likelihood="continuous_bernoulli"
     ),
     "mlp": lambda: vae(image_shape=(1, 8, 8), latent_dim=2, net="mlp"),
+    "hierarchical 32 colour": lambda: hierarchical_vae(image_shape=(3, 32, 32)),
+    "hierarchical 16": lambda: hierarchical_vae(image_shape=(1, 16, 16), channels=8, groups=((2, 4), (4, 2), (8, 1))),
     "linear gaussian (not ours)": LinearGaussian,
 }
 

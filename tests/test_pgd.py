@@ -164,6 +164,36 @@ def test_a_tiny_gradient_still_has_a_direction():
     torch.testing.assert_close(result.adversarial[0], W / W.norm(), rtol=1e-3, atol=1e-3)
 
 
+def test_the_raw_gradient_is_gradient_ascent():
+    x = torch.randn(4, 3, generator=seeded())
+    ours = pgd(lambda x, i: (x**2).sum(1), x, eps=100.0, alpha=0.1, steps=3, direction="gradient", random_start=False)
+    torch.testing.assert_close(ours.adversarial, x * 1.2**3)  # x + 0.1·2x, three times
+    down = pgd(linear, x, eps=100.0, alpha=0.1, steps=3, direction="gradient", random_start=False, targeted=True)
+    torch.testing.assert_close(down.adversarial, x - 0.3 * W)
+
+
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+def test_a_normal_start_is_in_the_box_and_comes_to_the_ball_with_the_first_step(norm):
+    x, seen = torch.full((2000, 4), 0.3), []
+    flat = lambda x, i: (seen.append(x.detach().clone()), 0 * x.sum(1))[1]  # noqa: E731
+    result = pgd(
+        flat,
+        x,
+        eps=0.1,
+        alpha=1.0,
+        steps=1,
+        norm=norm,
+        clip=(0.0, 1.0),
+        random_start=0.2,
+        generator=seeded(),
+        chunk=2000,
+    )
+    torch.testing.assert_close(seen[0], (0.3 + 0.2 * torch.randn(2000, 4, generator=seeded())).clamp(0, 1))
+    offset = result.adversarial - x
+    length = offset.norm(dim=1) if norm == "l2" else offset.abs().amax(1)
+    assert (length <= 0.1 + 1e-6).all() and (length > 0.099).float().mean() > 0.9
+
+
 @pytest.mark.parametrize(
     ("argument", "value", "says"),
     [
@@ -176,6 +206,10 @@ def test_a_tiny_gradient_still_has_a_direction():
         ("steps", 2.5, "steps: a whole number"),
         ("chunk", 0, "chunk"),
         ("norm", "l1", "norm: l2 or linf expected, got 'l1'"),
+        ("direction", "sign", "direction: steepest or gradient expected, got 'sign'"),
+        ("direction", "gradient", "alpha: a learning rate expected with direction='gradient'"),
+        ("random_start", -0.2, "random_start: True, False or a standard deviation like 0.2 expected, got -0.2"),
+        ("random_start", 1, "random_start: True, False or a standard deviation like 0.2 expected, got 1"),
         ("clip", (0.0, 0.5), r"x: values in clip=\(0.0, 0.5\) expected"),
         ("x", torch.rand(0, 3), "x: a non-empty float tensor"),
         ("x", torch.zeros(2, 3, dtype=torch.long), "x: a non-empty float tensor"),
@@ -190,6 +224,7 @@ def test_bad_arguments_are_refused(argument, value, says):
         pgd(arguments.pop("loss_fn"), arguments.pop("x"), **arguments)
 
 
-def test_equal_starts_are_not_restarts():
+@pytest.mark.parametrize("start", [False, 0.0])
+def test_equal_starts_are_not_restarts(start):
     with pytest.raises(ValueError, match="restarts: 3 runs from the same start"):
-        pgd(linear, torch.ones(2, 3), eps=1.0, restarts=3, random_start=False)
+        pgd(linear, torch.ones(2, 3), eps=1.0, restarts=3, random_start=start)

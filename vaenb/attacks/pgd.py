@@ -2,7 +2,7 @@
 
 An attack is an objective and a ball: find x' with ‖x' − x‖ ≤ eps that maximises (targeted: minimises) a loss, by
 x' ← Π(x' + alpha · direction(∇loss)), where the direction is ∇/‖∇‖₂ in the L2 ball and sign(∇) in the L∞ ball
-(Madry et al., 2018). Inputs may be images, latents, or anything with a batch in front.
+(Madry et al., 2018), or ∇ itself where asked for. Inputs may be images, latents, or anything with a batch in front.
 """
 
 from collections.abc import Callable
@@ -43,8 +43,9 @@ def pgd(
     steps: int = 10,
     norm: str = "l2",
     clip: tuple[float, float] | None = None,
-    random_start: bool = True,
+    random_start: bool | float = True,
     restarts: int = 1,
+    direction: str = "steepest",
     targeted: bool = False,
     generator: torch.Generator | None = None,
     chunk: int = 512,
@@ -53,31 +54,30 @@ def pgd(
 
     `eps` and `alpha` are numbers or tensors (N,), so that many radii are one batch; `alpha` defaults to
     2.5·eps/steps. `norm` is l2 or linf; `clip` is the box of valid inputs, (0, 1) for images. `random_start` begins
-    uniformly in the ball: at x itself the gradient of a distance to x is exactly zero. At most `chunk` candidates are
-    evaluated at a time; memory changes, the result does not. Raises ValueError for arguments out of range and when
-    the loss is not finite.
+    uniformly in the ball: at x itself the gradient of a distance to x is exactly zero. As a float it is a standard
+    deviation: begin at x + N(0, random_start²), in the box, but in the ball only from the first step on.
+    `direction="gradient"` steps along ∇loss itself instead of its direction, as plain gradient ascent does: `alpha` is
+    then a learning rate, which has no default. At most `chunk` candidates are evaluated at a time; memory changes, the
+    result does not. Raises ValueError for arguments out of range and when the loss is not finite.
     """
     radius, step = _check(x, eps, alpha, steps, norm, clip, restarts, chunk)
-    if restarts > 1 and not random_start:
-        raise ValueError(
-            f"restarts: {restarts} runs from the same start are one run; use random_start=True or restarts=1"
-        )
+    _check_search(random_start, restarts, direction, alpha)
     x = x.detach()
-    starts = [_inside(x, radius, norm, generator) if random_start else torch.zeros_like(x) for _ in range(restarts)]
+    starts = [_start(x, radius, norm, clip, random_start, generator) for _ in range(restarts)]
     sign = -1.0 if targeted else 1.0
 
-    def run(x0: Tensor, x_adv: Tensor, eps: Tensor, alpha: Tensor, index: Tensor) -> Tensor:
+    def run(x_adv: Tensor, index: Tensor) -> Tensor:
+        x0, ball, rate = x[index], radius[index], step[index]
         for _ in range(steps):
             with torch.enable_grad():  # also where the caller has switched gradients off
                 x_adv = x_adv.requires_grad_()
                 (gradient,) = torch.autograd.grad(_loss(loss_fn, x_adv, index).sum(), x_adv)
             with torch.no_grad():
-                x_adv = _project(x_adv + sign * alpha * _direction(gradient, norm), x0, eps, norm, clip)
+                move = gradient if direction == "gradient" else _direction(gradient, norm)
+                x_adv = _project(x_adv + sign * rate * move, x0, ball, norm, clip)
         return x_adv
 
-    return _keep_best(
-        run, loss_fn, x, starts, radius, step, norm, clip, targeted, chunk, gradient_calls=restarts * steps
-    )
+    return _keep_best(run, loss_fn, x, starts, targeted, chunk, gradient_calls=restarts * steps)
 
 
 def random_direction(
@@ -97,26 +97,22 @@ def random_direction(
     The arguments and the result are those of `pgd`. In L2 the direction is uniform on the sphere; in L∞ every
     coordinate moves by ±eps. `mean_loss` is what noise does on average, `loss` the worst of the draws.
     """
-    radius, step = _check(x, eps, None, 1, norm, clip, restarts, chunk)
+    radius, _ = _check(x, eps, None, 1, norm, clip, restarts, chunk)
     x = x.detach()
-    starts = [radius * _direction(randn_like(x, generator), norm) for _ in range(restarts)]
-
-    def stay(x0: Tensor, x_adv: Tensor, eps: Tensor, alpha: Tensor, index: Tensor) -> Tensor:
-        return x_adv
-
-    return _keep_best(stay, loss_fn, x, starts, radius, step, norm, clip, targeted, chunk, gradient_calls=0)
+    moves = [radius * _direction(randn_like(x, generator), norm) for _ in range(restarts)]
+    starts = [_project(x + move, x, radius, norm, clip) for move in moves]
+    return _keep_best(lambda start, index: start, loss_fn, x, starts, targeted, chunk, gradient_calls=0)
 
 
-def _keep_best(run, loss_fn, x, starts, radius, step, norm, clip, targeted, chunk, *, gradient_calls) -> AttackResult:
+def _keep_best(run, loss_fn, x, starts, targeted, chunk, *, gradient_calls) -> AttackResult:
     """Run all restarts of all inputs in chunks, and select the best restart of each input."""
     count, restarts = len(x), len(starts)
     rows = torch.arange(restarts * count, device=x.device)
-    offsets = torch.cat(starts)
+    starts = torch.cat(starts)
     found, losses = [], []
     for chunk_rows in rows.split(chunk):
         index = chunk_rows % count
-        x0, eps = x[index], radius[index]
-        x_adv = run(x0, _project(x0 + offsets[chunk_rows], x0, eps, norm, clip), eps, step[index], index)
+        x_adv = run(starts[chunk_rows], index)
         with torch.no_grad():
             losses.append(_loss(loss_fn, x_adv, index))
         found.append(x_adv)
@@ -157,6 +153,15 @@ def _project(x_adv: Tensor, x: Tensor, eps: Tensor, norm: str, clip: tuple[float
     return x + offset if clip is None else (x + offset).clamp(*clip)
 
 
+def _start(x, radius, norm, clip, random_start: bool | float, generator: torch.Generator | None) -> Tensor:
+    if random_start is False:
+        return x
+    if random_start is True:
+        return _project(x + _inside(x, radius, norm, generator), x, radius, norm, clip)
+    noisy = x + random_start * randn_like(x, generator)
+    return noisy if clip is None else noisy.clamp(*clip)
+
+
 def _inside(x: Tensor, eps: Tensor, norm: str, generator: torch.Generator | None) -> Tensor:
     """An offset uniform in the ball of radius eps."""
     if norm == "linf":
@@ -185,6 +190,19 @@ def _check(x, eps, alpha, steps, norm, clip, restarts, chunk) -> tuple[Tensor, T
         raise ValueError(f"x: values in clip={clip} expected, got {x.min():.4g} to {x.max():.4g}")
     radius = _per_row("eps", eps, x)
     return _rows(radius, x), _rows(2.5 * radius / steps if alpha is None else _per_row("alpha", alpha, x), x)
+
+
+def _check_search(random_start: bool | float, restarts: int, direction: str, alpha: float | Tensor | None) -> None:
+    if not isinstance(random_start, (bool, float)) or not 0 <= random_start < float("inf"):
+        raise ValueError(f"random_start: True, False or a standard deviation like 0.2 expected, got {random_start!r}")
+    if restarts > 1 and not random_start:
+        raise ValueError(
+            f"restarts: {restarts} runs from the same start are one run; use random_start=True or restarts=1"
+        )
+    if direction not in ("steepest", "gradient"):
+        raise ValueError(f"direction: steepest or gradient expected, got {direction!r}")
+    if direction == "gradient" and alpha is None:
+        raise ValueError("alpha: a learning rate expected with direction='gradient', whose steps have no natural size")
 
 
 def _per_row(name: str, value: float | Tensor, x: Tensor) -> Tensor:

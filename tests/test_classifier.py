@@ -1,0 +1,80 @@
+"""The linear probe against scikit-learn."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from tests.oracles import seeded
+from vaenb.models.classifier import linear_probe
+
+
+def clusters(classes, n=300, d=4):
+    """Overlapping clusters of latents on very different scales, one of them constant."""
+    g = seeded()
+    labels = torch.tensor(classes)[torch.randint(len(classes), (n,), generator=g)]
+    centres = torch.randn(max(classes) + 1, d, generator=g)
+    z = (centres[labels] + torch.randn(n, d, generator=g)) * torch.tensor([0.01, 1.0, 50.0, 0.0]) + 3
+    return z, labels
+
+
+@pytest.mark.parametrize("classes", [[0, 1], [0, 1, 2, 3, 4], [1, 2, 5], [3, 7]])
+@pytest.mark.parametrize("c", [0.01, 1.0])
+def test_probabilities_are_scikit_learns(classes, c):
+    z, labels = clusters(classes)
+    probe = linear_probe(z.double(), labels, c=c)
+    reference = make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=1000)).fit(z.double(), labels)
+    probabilities = probe(z.double()).softmax(1).numpy()
+    np.testing.assert_allclose(probabilities[:, classes], reference.predict_proba(z.double()), atol=1e-9)
+    absent = [k for k in range(max(classes) + 1) if k not in classes]
+    assert (probe.in_features, probe.out_features) == (4, max(classes) + 1) and (probabilities[:, absent] == 0).all()
+
+
+def test_an_absent_label_is_not_predicted_however_far_out():
+    z, labels = clusters([1, 2, 5])
+    probe = linear_probe(z, labels)
+    far = 1e6 * torch.randn(1000, 4, generator=seeded())
+    assert set(probe(far).argmax(1).tolist()) <= {1, 2, 5}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_probe_is_a_frozen_layer_of_the_latents_dtype_and_draws_nothing(dtype):
+    z, labels = clusters([0, 1, 2])
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    probe = linear_probe(z.to(dtype).requires_grad_(), labels)
+    assert type(probe) is torch.nn.Linear and probe.weight.dtype == probe.bias.dtype == dtype
+    assert not probe.training and not any(p.requires_grad for p in probe.parameters())
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.testing.assert_close(
+        probe(z.to(dtype)), linear_probe(z.double(), labels)(z.double()).to(dtype), rtol=0, atol=1e-3
+    )
+
+
+def test_separable_labels_are_learnt_without_a_warning():
+    z = torch.cat([torch.randn(50, 2, generator=seeded()) - 20, torch.randn(50, 2, generator=seeded()) + 20])
+    labels = torch.arange(100) // 50
+    probe = linear_probe(z, labels, c=1e6, max_iter=2)  # where scikit-learn alone warns that it did not converge
+    assert torch.equal(probe(z).argmax(1), labels)
+
+
+@pytest.mark.parametrize(
+    ("argument", "value", "error", "says"),
+    [
+        ("z", torch.full((4, 2), torch.nan), ValueError, "z: NaN"),
+        ("z", torch.zeros(4, 2, 2), ValueError, r"z: flat latents \(N, D\) expected"),
+        ("labels", torch.zeros(3, dtype=torch.long), ValueError, r"labels: one for each latent, \(4,\), expected"),
+        ("labels", torch.tensor([[0], [1], [0], [1]]), ValueError, "labels: one for each latent"),
+        ("labels", torch.rand(4), TypeError, "labels: a tensor of integers expected, got torch.float32"),
+        ("labels", [0, 1, 0, 1], TypeError, "labels: a tensor of integers expected, got list"),
+        ("labels", torch.tensor([-1, -1, 0, 1]), ValueError, "labels: ≥ 0 expected, got -1"),
+        ("labels", torch.full((4,), 2), ValueError, "labels: at least two different ones expected, got only 2"),
+        ("c", 0.0, ValueError, "c: a positive number expected, got 0.0"),
+    ],
+)
+def test_bad_arguments_are_refused(argument, value, error, says):
+    arguments = {"z": torch.randn(4, 2, generator=seeded()), "labels": torch.tensor([0, 1, 0, 1]), argument: value}
+    with pytest.raises(error, match=says):
+        linear_probe(**arguments)
