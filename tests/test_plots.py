@@ -9,10 +9,11 @@ import torch
 from PIL import Image
 
 from tests.oracles import seeded
-from vaenb import plots
+from vaenb import hmc, plots
 from vaenb.metrics.distortion import DDCurve
+from vaenb.metrics.slices import slice_through
 from vaenb.models import vae
-from vaenb.widgets import LatentAttackExplorer
+from vaenb.widgets import LatentAttackExplorer, RepairExplorer
 
 RADII = torch.tensor([0.0, 1.0, 2.0])
 
@@ -115,3 +116,66 @@ def test_an_explorer_of_mismatched_curves_is_refused(explorer):
         LatentAttackExplorer(explorer.models, {1.0: some_curve()}, explorer.x)
     with pytest.raises(ValueError, match="the same radii, and 3 images"):
         LatentAttackExplorer(explorer.models, explorer.curves, explorer.x[:3])
+
+
+@pytest.fixture
+def repairs():
+    torch.manual_seed(0)
+    models = {beta: vae(image_shape=(1, 8, 8), latent_dim=3, net="mlp", beta=beta).eval() for beta in (1.0, 4.0)}
+    x = torch.rand(3, 1, 8, 8, generator=seeded())
+    attacked = {
+        (b, d): (x + d * torch.rand(x.shape, generator=seeded(1))).clamp(0, 1) for b in models for d in (0.1, 0.3)
+    }
+    short = {"warmup": 4, "num_samples": 3, "leapfrog_steps": 2, "generator": seeded(2)}
+    chains = {at: hmc.repair(models[at[0]], images, **short) for at, images in attacked.items()}
+    return RepairExplorer(models, attacked, chains, x)
+
+
+def test_the_repair_explorer_shows_what_its_sliders_say(repairs):
+    repairs.beta.value, repairs.delta.value, repairs.image.value, repairs.transitions.value = 4.0, 0.1, 2, 5
+    model, path = repairs.models[4.0], repairs.chains[4.0, 0.1].path[2]
+    assert repairs.transitions.max == 7 and len(path) == 8
+    clean = model.posterior(repairs.x[2:3]).mean
+    decoded = model.decode(torch.cat([clean, path[:1], path[5:6]])).detach()
+    row = [repairs.x[2], decoded[0], repairs.attacked[4.0, 0.1][2], decoded[1], decoded[2]]
+    assert repairs.picture.value == plots.tile([torch.stack(row)], zoom=12)
+    error = ((decoded[2] - decoded[0]) ** 2).mean().item()
+    assert f"after 5 transitions (10 gradients) <b>{error:.4f}</b>" in repairs.numbers.value
+
+
+@pytest.mark.parametrize(("slider", "value"), [("delta", 0.1), ("transitions", 6), ("beta", 4.0), ("image", 1)])
+def test_every_repair_slider_changes_picture_numbers_and_path(repairs, slider, value):
+    before = repairs.picture.value, repairs.numbers.value, repairs.curve.value
+    getattr(repairs, slider).value = value
+    after = repairs.picture.value, repairs.numbers.value, repairs.curve.value
+    assert all(a != b for a, b in zip(before, after, strict=True))
+
+
+def test_a_repair_explorer_of_mismatched_results_is_refused(repairs):
+    models, attacked, chains, x = repairs.models, repairs.attacked, repairs.chains, repairs.x
+    with pytest.raises(ValueError, match="attacked: one for each"):
+        RepairExplorer(models, {(1.0, 0.1): attacked[1.0, 0.1]}, chains, x)
+    with pytest.raises(ValueError, match="chains: of 2 images"):
+        RepairExplorer(models, attacked, chains, x[:2])
+
+
+def test_lines_draw_means_bars_and_pairs():
+    places, values = torch.tensor([0.1, 0.2]), torch.tensor([[0.0, 1.0], [1.0, 1.0]])
+    fig = plots.lines({"before": (places, values), "after": (places, values[:, 0])}, dashed=("after",), log_x=True)
+    before, after = fig.data
+    assert before.y == (0.5, 1.0) and after.y == (0.0, 1.0) and fig.layout.xaxis.type == "log"
+    assert before.error_y.array == pytest.approx([2 * 0.5**0.5 / 2**0.5, 0], abs=1e-5) and after.error_y.array is None
+    assert after.x == pytest.approx([0.1, 0.2]) and before.x == pytest.approx([0.1, 0.2], abs=0.002)
+    assert before.line.color == after.line.color and (before.line.dash, after.line.dash) == ("solid", "dash")
+    assert before.marker.symbol != after.marker.symbol
+
+
+def test_a_chains_path_lies_on_its_slice():
+    points, path = torch.randn(3, 4, generator=seeded()), torch.randn(5, 4, generator=seeded(1))
+    plane = slice_through(lambda z: -(z**2).sum(1), points, path, size=5)
+    fig = plots.chain_path(plane, path, marks={"clean": points[0], "attacked": points[1]}, title="way")
+    heat, way, clean, attacked = fig.data
+    assert heat.z[2][2] == pytest.approx(plane.values[2, 2].item(), rel=1e-4)
+    assert way.x == pytest.approx(plane.project(path)[:, 0].tolist(), rel=1e-4)
+    assert (clean.x[0], clean.y[0]) == (0.0, 0.0) and attacked.y[0] == pytest.approx(0, abs=1e-5)
+    assert clean.name == "clean" and fig.layout.xaxis.title.text and fig.layout.yaxis.title.text

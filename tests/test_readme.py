@@ -36,6 +36,8 @@ def test_the_adapter_of_the_readme_can_be_attacked_and_measured():
     check_model(model)
     check_images(model.decode(names["result"].adversarial).detach())
     assert (names["result"].loss > 0).all() and (names["moved"].loss > 0).all()
+    assert names["chains"].accept_rate.mean() > 0.5
+    check_images(names["repaired"].detach())
     assert (iwae(model, x, samples=64) >= elbo(model, x, samples=64) - 1).all()
     with pytest.raises(ValueError, match="training mode"):
         check_model(names["Mine"](names["net"].train()))

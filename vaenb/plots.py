@@ -22,9 +22,11 @@ from plotly.subplots import make_subplots
 from torch import Tensor
 
 from vaenb.metrics.distortion import DDCurve
+from vaenb.metrics.slices import Slice
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _GRID = "#E5E5E5"
+_FLOOR = -200.0  # nats below the top of a slice, from where on it is all the same grey
 TEMPLATE = go.layout.Template(
     layout={
         "font": {"family": "Helvetica, Arial, sans-serif", "size": 14, "color": "#222222"},
@@ -103,6 +105,59 @@ def bars(values: dict[str, Tensor], *, title: str = "", x: str = "", y: str = ""
     )
 
 
+def lines(
+    series: dict[str, tuple[Tensor, Tensor]],
+    *,
+    title: str = "",
+    x: str = "",
+    y: str = "",
+    dashed: tuple[str, ...] = (),
+    log_x: bool = False,
+) -> go.Figure:
+    """Draw series of (places (K,), values (K,) or (K, N)): for N images their mean and bars of ±2 standard errors.
+
+    A name in `dashed` takes the colour of the series before it: the same thing, treated otherwise. Series with bars
+    stand a little beside each other, so that the bars can be told apart.
+    """
+    fig = go.Figure()
+    color, markers = COLORS[0], cycle(("circle", "square", "diamond", "triangle-up", "x", "cross", "star"))
+    palette, span = cycle(COLORS), max(p.max() for p, _ in series.values()) - min(p.min() for p, _ in series.values())
+    for number, (name, (places, values)) in enumerate(series.items()):
+        color = color if name in dashed else next(palette)
+        style = {"line": {"color": color, "dash": "dash" if name in dashed else "solid"}, "mode": "lines+markers"}
+        if values.ndim == 2:
+            error = 2 * values.std(1) / values.shape[1] ** 0.5
+            style["error_y"] = {"array": _plain(error), "thickness": 1}
+            places, values = places + 0.012 * span * (number - (len(series) - 1) / 2), values.mean(1)
+        fig.add_scatter(x=_plain(places), y=_plain(values), name=name, marker_symbol=next(markers), **style)
+    fig.update_layout(title=title, xaxis_title=x, yaxis_title=y, width=820, height=440, template=TEMPLATE)
+    return fig.update_xaxes(type="log") if log_x else fig
+
+
+def chain_path(plane: Slice, path: Tensor, *, marks: dict[str, Tensor], title: str = "") -> go.Figure:
+    """Draw a chain's path (T, D) over a slice of its target's log density.
+
+    `marks` are single codes (D,) by name, first the slice's origin and the one on its first axis.
+    """
+    fig = go.Figure()
+    grey = [[0, "#444444"], [0.6, "#AAAAAA"], [1, "#FFFFFF"]]
+    bar = {"title": {"text": "log p (nats<br>below the top)"}}
+    fig.add_heatmap(
+        x=_plain(plane.a), y=_plain(plane.b), z=_plain(plane.values.clamp_min(_FLOOR)), colorscale=grey, colorbar=bar
+    )
+    x, y = _plain(plane.project(path).T)
+    line = {"color": COLORS[1], "width": 1.5}
+    fig.add_scatter(x=x, y=y, mode="lines+markers", line=line, marker_size=4, name="chain")
+    for (name, code), symbol, color in zip(marks.items(), ("circle", "square", "star", "diamond"), COLORS[::2]):  # noqa: B905
+        x, y = _plain(plane.project(code[None]).T)
+        fig.add_scatter(x=x, y=y, mode="markers", name=name, marker={"symbol": symbol, "size": 14, "color": color})
+    first, second = list(marks)[:2]
+    axes = f"from the {first} to the {second} (latent units)", "across (latent units)"
+    legend = {"orientation": "h", "y": -0.18, "yanchor": "top", "x": 0}
+    fig.update_layout(xaxis_title=axes[0], yaxis_title=axes[1], width=720, height=620, legend=legend, template=TEMPLATE)
+    return fig.update_layout(title=title)
+
+
 def dd_curves(
     curves: dict[str, DDCurve],
     *,
@@ -120,7 +175,7 @@ def dd_curves(
         where = {"row": 1, "col": column}
         for (name, curve), color in zip(curves.items(), cycle(COLORS)):  # noqa: B905
             if curve.values[metric].shape[1] > 1:
-                _band(fig, curve, metric, color, where)
+                _band(fig, curve.radii, curve.values[metric], color, where)
             _line(fig, curve, metric, name, {"color": color}, where)
             if name in (controls or {}):
                 _line(fig, controls[name], metric, f"{name}, random", {"color": color, "dash": "dash"}, where)
@@ -230,13 +285,12 @@ def _bare_axes(fig: go.Figure, **where) -> None:
     fig.update_yaxes(**plain, constrain="domain", **where)
 
 
-def _band(fig: go.Figure, curve: DDCurve, metric: str, color: str, where: dict) -> None:
-    values = curve.values[metric]
+def _band(fig: go.Figure, x: Tensor, values: Tensor, color: str, where: dict) -> None:
     error = 2 * values.std(1) / values.shape[1] ** 0.5
     edges = [*_plain(values.mean(1) - error), *_plain(values.mean(1) + error)[::-1]]
-    radii = _plain(curve.radii)
+    places = _plain(x)
     fig.add_scatter(
-        x=[*radii, *radii[::-1]],
+        x=[*places, *places[::-1]],
         y=edges,
         fill="toself",
         fillcolor=color,

@@ -1,0 +1,247 @@
+"""Annealed importance sampling, and what an attack does to the posteriors, against closed forms and quadrature."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.distributions import Normal
+
+from tests.oracles import LinearGaussian, seeded
+from vaenb.metrics.diagnosis import inference_gap, likelihood_tilt, posterior_ratio, tv_bound
+from vaenb.metrics.likelihood import ais, elbo, iwae
+from vaenb.models import VAE, DiagonalGaussian, hierarchical_vae, vae
+
+
+class Blurred(LinearGaussian):
+    """Its encoder is wrong by a known amount."""
+
+    def posterior(self, x: Tensor) -> DiagonalGaussian:
+        exact = super().posterior(x)
+        return DiagonalGaussian(exact.mean + 0.8, exact.logvar + 0.5)
+
+    def exact(self, x: Tensor) -> DiagonalGaussian:
+        return super().posterior(x)
+
+
+def images(n: int = 5, seed: int = 0) -> Tensor:
+    return torch.rand(n, 1, 4, 4, generator=seeded(seed))
+
+
+def sampled(q: DiagonalGaussian, count: int) -> Tensor:
+    """(N, count, D) draws."""
+    many = DiagonalGaussian(*(t.repeat_interleave(count, 0) for t in (q.mean, q.logvar)))
+    return many.rsample(generator=seeded()).unflatten(0, (-1, count))
+
+
+def curved_vae() -> tuple[VAE, Tensor]:
+    """A 2-D VAE in float64, whose encoder knows nothing of its curved posteriors, and three binary images."""
+    torch.manual_seed(0)
+    encoder = nn.Sequential(nn.Flatten(), nn.Linear(64, 4))
+    decoder = nn.Sequential(nn.Linear(2, 32), nn.Tanh(), nn.Linear(32, 64), nn.Unflatten(1, (1, 8, 8)))
+    model = VAE(encoder, decoder, image_shape=(1, 8, 8), latent_dim=2).double().eval()
+    with torch.no_grad():
+        decoder[2].weight.mul_(2)
+    return model, torch.rand(3, 1, 8, 8, generator=seeded(3), dtype=torch.float64).round()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"temperatures": 20},
+        {"temperatures": 2},
+        {"chains": 7, "chunk": 5, "temperatures": 4},
+        {"temperatures": 5, "leapfrog_steps": 1},
+    ],
+)
+def test_with_the_exact_posterior_every_weight_is_the_evidence(settings):
+    model, x = LinearGaussian(), images()
+    torch.testing.assert_close(ais(model, x, **settings), model.log_evidence(x), rtol=1e-4, atol=2e-3)
+
+
+def test_ais_is_much_nearer_the_evidence_than_as_many_importance_samples():
+    model, x = Blurred(), images(20)
+    evidence = model.log_evidence(x)
+    annealed = (ais(model, x, chains=8, generator=seeded()) - evidence).square().mean().sqrt()
+    weighted = (iwae(model, x, samples=8, generator=seeded()) - evidence).square().mean().sqrt()
+    assert annealed < 0.15 < 4 * annealed < weighted
+
+
+def test_the_mean_weight_is_unbiased():
+    model, x = Blurred(), images(1).expand(2000, 1, 4, 4)
+    log_ratio = ais(model, x, chains=1, temperatures=6, leapfrog_steps=1, generator=seeded()) - model.log_evidence(x)
+    ratio = log_ratio.exp()
+    error = ratio.std().item() / len(x) ** 0.5
+    assert error < 0.05 and ratio.mean().item() == pytest.approx(1, abs=4 * error)
+    assert log_ratio.mean() < -0.1  # below in expectation: the test would see a bias, since the weights vary
+
+
+def test_two_temperatures_are_importance_weighting():
+    model, x = Blurred(), images(400)
+    two = ais(model, x, chains=4, temperatures=2, generator=seeded()) - model.log_evidence(x)
+    weighted = iwae(model, x, samples=4, generator=seeded(1)) - model.log_evidence(x)
+    assert two.mean().item() == pytest.approx(weighted.mean().item(), abs=0.12)
+    assert two.std().item() == pytest.approx(weighted.std().item(), rel=0.15)
+
+
+def test_ais_is_the_integral_over_a_grid():
+    model, x = curved_vae()
+    axis = torch.linspace(-5, 5, 101, dtype=torch.float64)
+    z = torch.cartesian_prod(axis, axis)
+    with torch.no_grad():
+        logits = torch.cat([model.logits(part) for part in z.split(4096)])
+    joint = torch.stack([model.likelihood.log_prob(one, logits) for one in x]) + model.log_prior(z)
+    exact = joint.logsumexp(1) + 2 * (axis[1] - axis[0]).log()
+    estimate = ais(model, x, chains=128, generator=seeded())
+    assert estimate.dtype == torch.float64
+    torch.testing.assert_close(estimate, exact, rtol=0, atol=0.05)
+    assert ((exact - iwae(model, x, samples=128, generator=seeded())).abs() > 0.1).any()
+
+
+def test_ais_serves_a_hierarchy_too():
+    torch.manual_seed(0)
+    model = hierarchical_vae(image_shape=(1, 16, 16), channels=8, groups=((2, 1), (4, 1), (8, 1))).eval()
+    x = torch.rand(2, 1, 16, 16, generator=seeded())
+    estimate = ais(model, x, chains=4, temperatures=6, leapfrog_steps=1, generator=seeded())
+    assert estimate.mean() > elbo(model, x, samples=64, generator=seeded()).mean() + 1
+
+
+def test_the_posterior_ratio_is_that_of_the_exact_posterior():
+    model, x = LinearGaussian(), images()
+    z, z_adv = torch.randn(2, 5, 3, generator=seeded())
+    q = model.posterior(x)
+    torch.testing.assert_close(
+        posterior_ratio(model, x, z, z_adv), q.log_prob(z) - q.log_prob(z_adv), rtol=0, atol=1e-4
+    )
+
+
+def test_the_inference_gap_is_the_kl_to_the_exact_posterior():
+    model, x = Blurred(), images()
+    many = x.repeat_interleave(2000, 0)
+    gap = inference_gap(model, many, model.log_evidence(many), samples=8, generator=seeded()).view(5, -1).mean(1)
+    torch.testing.assert_close(gap, model.posterior(x).kl(model.exact(x)), rtol=0, atol=0.05)
+
+
+def test_the_tilt_is_the_kl_between_exact_posteriors():
+    model, x = LinearGaussian(), images() * 0.5
+    x_adv = x + 0.2 * images(seed=1)
+    before, after = model.posterior(x), model.posterior(x_adv)
+    tilt = likelihood_tilt(model, x, x_adv, sampled(before, 10_000))
+    torch.testing.assert_close(tilt.kl, before.kl(after), rtol=0.05, atol=1e-3)
+    torch.testing.assert_close(
+        tilt.second_order, before.kl(after), rtol=0.05, atol=1e-3
+    )  # s is Gaussian: no third order
+    # For Gaussian s the effective share of the draws is exp(−Var s).
+    torch.testing.assert_close(tilt.ess / 10_000, (-2 * before.kl(after)).exp(), rtol=0.1, atol=0)
+
+
+def test_a_bernoullis_second_order_is_the_covariance_of_its_logits():
+    model, x = curved_vae()
+    z = torch.randn(3, 40, 2, generator=seeded(), dtype=torch.float64)
+    e = (torch.rand(x.shape, generator=seeded(1), dtype=torch.float64) - x) * 0.02
+    logits = model.logits(z.flatten(0, 1)).detach().view(3, 40, -1)
+    expected = [0.5 * d @ ell.T.cov() @ d for d, ell in zip(e.flatten(1), logits, strict=True)]
+    torch.testing.assert_close(likelihood_tilt(model, x, x + e, z).second_order, torch.stack(expected))
+
+
+def test_the_second_order_errs_by_the_third_power_of_the_attack():
+    model, x = curved_vae()
+    z = 0.3 * torch.randn(3, 40, 2, generator=seeded(), dtype=torch.float64)
+    e = (torch.rand(x.shape, generator=seeded(1), dtype=torch.float64) - x) * 0.001
+
+    def error(size: float) -> Tensor:
+        tilt = likelihood_tilt(model, x, x + size * e, z)
+        return tilt.kl - tilt.second_order * 39 / 40  # the variance of these 40 points, not of what they are draws of
+
+    torch.testing.assert_close(error(1.0) / error(0.5), torch.full((3,), 8.0, dtype=torch.float64), rtol=0.15, atol=0)
+
+
+@pytest.mark.parametrize("size", [0.05, 0.3, 1.0])
+def test_the_bound_is_closed_form_and_holds_where_everything_is_gaussian(size):
+    model, x = Blurred(), images() * 0.5
+    x_adv = x + size * 0.5 * images(seed=1)
+    p, p_adv, q, q_adv = model.exact(x), model.exact(x_adv), model.posterior(x), model.posterior(x_adv)
+    bound = tv_bound(
+        model,
+        x,
+        x_adv,
+        sampled(p, 4000),
+        log_evidence=model.log_evidence(x),
+        log_evidence_adv=model.log_evidence(x_adv),
+        samples=800,
+        generator=seeded(),
+    )
+    close = {"rtol": 0.05, "atol": 5e-3}
+    torch.testing.assert_close(bound.encoder_adv, (q_adv.kl(p_adv) / 2).sqrt(), **close)
+    torch.testing.assert_close(bound.encoder, (q.kl(p) / 2).sqrt(), **close)
+    torch.testing.assert_close(bound.model, (p.kl(p_adv) / 2).sqrt(), **close)
+    distance = ((q.mean - q_adv.mean) / q.stddev).norm(dim=1)
+    total_variation = 2 * Normal(0, 1).cdf(distance / 2) - 1  # of two Gaussians with the same covariance
+    assert (total_variation <= bound.total).all()
+
+
+def test_an_exact_encoder_leaves_the_models_own_term():
+    model, x = LinearGaussian(), images() * 0.5
+    x_adv = x + 0.4 * images(seed=1)
+    evidences = {"log_evidence": model.log_evidence(x), "log_evidence_adv": model.log_evidence(x_adv)}
+    bound = tv_bound(model, x, x_adv, sampled(model.posterior(x), 1000), **evidences)
+    assert (bound.encoder < 0.05).all() and (bound.encoder_adv < 0.05).all()
+    moved = ((model.posterior(x).mean - model.posterior(x_adv).mean) / model.posterior(x).stddev).norm(dim=1)
+    torch.testing.assert_close(bound.model, moved / 2, rtol=0.05, atol=5e-3)
+    assert (2 * Normal(0, 1).cdf(moved / 2) - 1 <= bound.total).all()
+
+
+def test_a_large_tilt_is_read_from_the_evidences():
+    model, x = LinearGaussian(s=0.02), images() * 0.5
+    x_adv = x + 0.4 * images(seed=1)
+    kl = model.posterior(x).kl(model.posterior(x_adv))
+    z = sampled(model.posterior(x), 100)
+    tilt = likelihood_tilt(model, x, x_adv, z)
+    assert (kl > 20).all() and (tilt.ess < 10).all() and (tilt.kl < 0.8 * kl).all()
+    evidences = {"log_evidence": model.log_evidence(x), "log_evidence_adv": model.log_evidence(x_adv)}
+    torch.testing.assert_close(tv_bound(model, x, x_adv, z, **evidences).model, (kl / 2).sqrt(), rtol=0.1, atol=0)
+
+
+def test_a_model_in_training_mode_is_refused_everywhere():
+    model, x = vae(image_shape=(1, 8, 8), latent_dim=2, net="mlp").train(), torch.rand(2, 1, 8, 8)
+    z, nats = torch.zeros(2, 4, 2), torch.zeros(2)
+    for call in (
+        lambda: ais(model, x),
+        lambda: posterior_ratio(model, x, z[:, 0], z[:, 1]),
+        lambda: inference_gap(model, x, nats),
+        lambda: likelihood_tilt(model, x, x, z),
+        lambda: tv_bound(model, x, x, z, log_evidence=nats, log_evidence_adv=nats),
+    ):
+        with pytest.raises(ValueError, match=r"model\.eval\(\)"):
+            call()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"temperatures": 1}, {"chains": 0}, {"chains": 2.5}, {"leapfrog_steps": 0}, {"chunk": 0}, {"step_size": 0.0}],
+)
+def test_settings_of_ais_out_of_range_are_refused(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        ais(LinearGaussian(), images(), **wrong)
+
+
+def test_shapes_that_do_not_belong_together_are_refused():
+    model, x, z = LinearGaussian(), images(), torch.zeros(5, 7, 3)
+    evidences = {"log_evidence": torch.zeros(5), "log_evidence_adv": torch.zeros(5)}
+    refused = {
+        r"z: one code for each of the 5 images": lambda: posterior_ratio(model, x, z[:4, 0], z[:4, 0]),
+        r"z_adv: one code .* got \(5, 2\)": lambda: posterior_ratio(model, x, z[:, 0], z[:, 0, :2]),
+        r"x_adv: images \(5, 1, 4, 4\), as x, expected, got \(4,": lambda: likelihood_tilt(model, x, x[:4], z),
+        r"z: \(5, S, D\), .* got \(5, 3\)": lambda: likelihood_tilt(model, x, x, z[:, 0]),
+        r"z: \(5, S, D\), at least two samples": lambda: likelihood_tilt(model, x, x, z[:, :1]),
+        r"log_evidence: one number": lambda: inference_gap(model, x, torch.zeros(4)),
+        r"log_evidence_adv: .* got float": lambda: tv_bound(model, x, x, z, **evidences | {"log_evidence_adv": 0.0}),
+    }
+    for says, call in refused.items():
+        with pytest.raises(ValueError, match=says):
+            call()
+
+
+def test_nan_samples_are_refused():
+    with pytest.raises(ValueError, match="NaN"):
+        likelihood_tilt(LinearGaussian(), images(), images(), torch.full((5, 2, 3), math.nan))

@@ -1,0 +1,47 @@
+"""An encoder refitted to samples: their distribution is found, and nothing else changes."""
+
+import pytest
+import torch
+
+from tests.oracles import LinearGaussian, seeded
+from vaenb.models import vae
+from vaenb.refit import refit_encoder
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return vae(image_shape=(1, 8, 8), latent_dim=2, net="mlp").eval()
+
+
+def test_the_encoder_learns_the_samples_distribution_and_the_decoder_stays(model):
+    x = torch.rand(128, 1, 8, 8, generator=seeded())
+    mean, stddev = torch.tensor([1.0, -2.0]), torch.tensor([0.5, 0.1])
+    samples = mean + stddev * torch.randn(128, 400, 2, generator=seeded(1))
+    before = {name: p.clone() for name, p in model.state_dict().items()}
+    rough, _ = refit_encoder(model, x, samples, epochs=60, lr=2e-3, progress=False)
+    refit, history = refit_encoder(rough, x, samples, epochs=60, lr=1e-4, progress=False)
+    q = refit.posterior(x)
+    torch.testing.assert_close(q.mean, mean.expand(128, 2), atol=0.1, rtol=0)
+    torch.testing.assert_close(q.stddev, stddev.expand(128, 2), atol=0, rtol=0.25)
+    entropy = (0.5 * (1 + torch.log(torch.tensor(2 * torch.pi))) + stddev.log()).sum()
+    assert history.epochs[-1]["loss"] == pytest.approx(entropy.item(), abs=0.15)  # the least there is
+    after = refit.state_dict()
+    assert all(torch.equal(p, model.state_dict()[name]) for name, p in before.items())
+    assert all(torch.equal(p, after[name]) == name.startswith("decoder") for name, p in before.items())
+
+
+def test_the_same_seed_gives_the_same_encoder(model):
+    x, samples = torch.rand(16, 1, 8, 8, generator=seeded()), torch.randn(16, 3, 2, generator=seeded())
+    first, second = (refit_encoder(model, x, samples, epochs=2, seed=5, progress=False)[0] for _ in range(2))
+    assert torch.equal(first.posterior(x).mean, second.posterior(x).mean)
+
+
+def test_bad_input_is_named(model):
+    x = torch.rand(4, 1, 8, 8)
+    with pytest.raises(ValueError, match=r"samples: \(4, S, D\), .* got \(3, 5, 2\)"):
+        refit_encoder(model, x, torch.zeros(3, 5, 2))
+    with pytest.raises(ValueError, match="samples: NaN"):
+        refit_encoder(model, x, torch.full((4, 5, 2), torch.nan))
+    with pytest.raises(TypeError, match="model: a torch module expected"):
+        refit_encoder(LinearGaussian(shape=(1, 8, 8)), x, torch.zeros(4, 5, 3))

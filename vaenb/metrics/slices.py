@@ -1,0 +1,45 @@
+"""A density of many dimensions on a plane through three points, to look at a chain's way through it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Slice:
+    """log p on the plane origin + a·axes[0] + b·axes[1], in nats below its highest value there."""
+
+    origin: Tensor  # (D,)
+    axes: Tensor  # (2, D), orthonormal
+    a: Tensor  # (K,)
+    b: Tensor  # (K,)
+    values: Tensor  # (K, K), row k at b[k], at most 0
+
+    def project(self, z: Tensor) -> Tensor:
+        """The coordinates (M, 2) of z (M, D), whatever lies off the plane left out."""
+        return (z - self.origin) @ self.axes.T
+
+
+@torch.no_grad()
+def slice_through(
+    log_density: Callable[[Tensor], Tensor], points: Tensor, path: Tensor | None = None, *, size: int = 31
+) -> Slice:
+    """Evaluate log_density(z) (M,) on the plane through `points` (3, D), wide enough for them and for `path` (M, D).
+
+    The first point is the origin and the second lies on the first axis. Raises ValueError where the three are on one
+    line.
+    """
+    if points.ndim != 2 or len(points) != 3:
+        raise ValueError(f"points: three of them, (3, D), expected, got shape {tuple(points.shape)}")
+    axes, lengths = torch.linalg.qr((points[1:] - points[0]).T)
+    if (lengths.diagonal().abs() < 1e-6 * lengths.abs().max().clamp_min(1e-30)).any():
+        raise ValueError("points: they lie on one line, so they span no plane")
+    axes = (axes * lengths.diagonal().sign()).T
+    seen = (torch.cat([points, *([] if path is None else [path])]) - points[0]) @ axes.T
+    middle, half = (seen.amax(0) + seen.amin(0)) / 2, 0.6 * (seen.amax(0) - seen.amin(0)).max()
+    a, b = (torch.linspace(-1, 1, size, device=points.device) * half + m for m in middle)
+    grid = points[0] + a.repeat(size)[:, None] * axes[0] + b.repeat_interleave(size)[:, None] * axes[1]
+    values = torch.cat([log_density(part) for part in grid.split(512)]).view(size, size)
+    return Slice(points[0], axes, a, b, values - values.max())
