@@ -46,7 +46,7 @@ def ais(
     The mean weight is unbiased for p(x), so its log is below log p(x) in expectation (by Markov's inequality it
     exceeds it by b nats with a probability of at most e^−b). That holds because the step sizes, which begin at
     `step_size` in units of q's standard deviation, are learnt for each image and temperature by a pilot run and
-    frozen in the measured one. An image costs (chains + 4) · (temperatures − 1) · (leapfrog_steps + 1) gradients;
+    frozen in the measured one. An image costs about (chains + 4) · (temperatures − 1) · (leapfrog_steps + 1) gradients;
     `chunk` is the number of latents decoded at a time.
     """
     check_model(model)
