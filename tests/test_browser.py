@@ -109,7 +109,8 @@ def page(lab):
 
 def open_and_run(page, lab, notebook: str) -> None:
     url, token = lab
-    page.goto(f"{url}/lab/tree/notebooks/{notebook}?token={token}")
+    # a workspace of its own: Lab would open the other notebooks' tabs again, and their hidden widgets with them
+    page.goto(f"{url}/lab/workspaces/{Path(notebook).stem}/tree/notebooks/{notebook}?token={token}")
     page.wait_for_function("() => window.jupyterapp?.shell?.currentWidget?.context?.isReady", timeout=120_000)
     page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.ready")
     page.evaluate("() => window.jupyterapp.commands.execute('notebook:run-all-cells')")
