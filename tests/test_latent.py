@@ -75,3 +75,111 @@ def test_bad_arguments_are_refused(change, says):
 def test_a_model_in_training_mode_is_refused():
     with pytest.raises(ValueError, match=r"call model\.eval\(\)"):
         latent.attack(vae(image_shape=(1, 32, 32), latent_dim=2), torch.zeros(1, 2), eps=1.0)
+
+
+def test_a_linear_decoder_falls_to_one_spectral_step():
+    model, z = LinearGaussian(), torch.randn(4, 3, generator=seeded())
+    eps = torch.tensor([0.0, 0.5, 1.0, 2.0])
+    result = latent.spectral_attack(model, z, eps=eps, generator=seeded())
+    torch.testing.assert_close(result.loss, (eps * model.scale.max()) ** 2 / 16, rtol=1e-4, atol=1e-9)
+    torch.testing.assert_close((result.adversarial - z).norm(dim=1), eps, rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_the_top_singular_pair_is_that_of_the_dense_jacobian(layout):
+    torch.manual_seed(0)
+    model = vae(image_shape=(1, 32, 32), latent_dim=4)
+    model = model.eval().double().to(memory_format=layout)
+    z = torch.randn(2, 4, generator=seeded(), dtype=torch.float64)
+    dense = torch.stack([torch.func.jacrev(lambda a: model.decode(a[None]).flatten())(row) for row in z])
+    _, values, right = torch.linalg.svd(dense.detach(), full_matrices=False)
+    sigma, v = latent.top_singular(model.decode, z, iterations=200, generator=seeded(), chunk=1)
+    torch.testing.assert_close(sigma, values[:, 0], rtol=1e-6, atol=0)
+    torch.testing.assert_close((v * right[:, 0]).sum(1).abs(), torch.ones(2, dtype=torch.float64), rtol=1e-6, atol=0)
+
+
+def test_power_iteration_converges_at_its_rate():
+    model = LinearGaussian()
+    model.w, model.b = model.w.double(), 0.5
+    _, values, right = torch.linalg.svd(model.w, full_matrices=False)
+    z = torch.zeros(5, 3, dtype=torch.float64)
+    run = lambda k: latent.top_singular(model.decode, z, iterations=k, generator=seeded())  # noqa: E731
+    slant = lambda k: ((run(k)[1] @ right[1]) / (run(k)[1] @ right[0])).abs()  # noqa: E731
+    for k in (1, 4):
+        torch.testing.assert_close(slant(1 + k) / slant(1), ((values[1] / values[0]) ** (2 * k)).expand(5))
+    assert (run(10)[0] <= values[0] * (1 + 1e-12)).all() and (run(10)[0] > values[0] * (1 - 1e-8)).all()
+
+
+def test_the_better_sign_is_taken():
+    class Bent(LinearGaussian):
+        def decode(self, z):  # steeper to the right than to the left
+            return super().decode(z + 0.2 * z**2)
+
+    model, z = Bent(), torch.zeros(3, 3)
+    result = latent.spectral_attack(model, z, eps=0.5, generator=seeded())
+    assert torch.equal(result.loss, result.restart_losses.amax(0))
+    assert (result.restart_losses[0] - result.restart_losses[1]).abs().min() > 1e-6
+    assert (result.adversarial.sum(1) > 0).all()
+
+
+def test_the_spectral_attack_counts_what_it_spends():
+    asked = []
+
+    class Counted(LinearGaussian):
+        def decode(self, z):
+            asked.append(len(z))
+            return super().decode(z)
+
+    result = latent.spectral_attack(Counted(), torch.zeros(5, 3), eps=1.0, iterations=7, chunk=2)
+    assert result.gradient_calls == 14 and sum(asked) == 5 * result.forward_calls == 20
+
+
+def test_seeds_reproduce_and_gradients_being_off_outside_changes_nothing():
+    torch.manual_seed(0)
+    model, z = vae(image_shape=(1, 8, 8), latent_dim=6, net="mlp").eval(), torch.randn(3, 6, generator=seeded())
+    run = lambda seed: latent.spectral_attack(model, z, eps=1.0, iterations=1, generator=seeded(seed))  # noqa: E731
+    with torch.no_grad():
+        off = run(1)
+    assert torch.equal(off.adversarial, run(1).adversarial) and not torch.equal(off.adversarial, run(2).adversarial)
+
+
+def test_a_constant_decoder_has_a_direction_and_no_damage():
+    class Constant(LinearGaussian):
+        def decode(self, z):
+            return super().decode(0 * z)
+
+    z = torch.randn(3, 3, generator=seeded())
+    sigma, v = latent.top_singular(Constant().decode, z, generator=seeded())
+    assert (sigma == 0).all()
+    torch.testing.assert_close(v.norm(dim=1), torch.ones(3))
+    assert (latent.spectral_attack(Constant(), z, eps=1.0, generator=seeded()).loss == 0).all()
+
+
+def test_one_latent_dimension_has_one_direction():
+    torch.manual_seed(0)
+    model, z = vae(image_shape=(1, 8, 8), latent_dim=1, net="mlp").eval(), torch.zeros(2, 1)
+    jacobian = torch.func.jacrev(lambda a: model.decode(a[None]).flatten())(z[0])
+    sigma, v = latent.top_singular(model.decode, z, iterations=1)
+    torch.testing.assert_close(sigma, jacobian.norm().detach().expand(2))
+    assert (v.abs() == 1).all()
+
+
+@pytest.mark.parametrize("decode", [lambda z: torch.zeros(len(z), 1, 4, 4), torch.no_grad()(LinearGaussian().decode)])
+def test_a_decoder_without_a_gradient_is_named(decode):
+    with pytest.raises(ValueError, match=r"function: no gradient of its output reaches z; .queries\.query_attack"):
+        latent.top_singular(decode, torch.zeros(2, 3))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"iterations": 0}, "iterations: a whole number"),
+        ({"eps": -1.0}, "eps: finite and ≥ 0"),
+        ({"chunk": 0}, "chunk: a whole number"),
+        ({"z": torch.zeros(3)}, "z: flat latents"),
+    ],
+)
+def test_bad_arguments_of_the_spectral_attack_are_refused(change, says):
+    arguments = {"z": torch.zeros(2, 3), "eps": 1.0, **change}
+    with pytest.raises(ValueError, match=says):
+        latent.spectral_attack(LinearGaussian(), arguments.pop("z"), **arguments)

@@ -62,6 +62,9 @@ def fit(
 ) -> History:
     """Train `model` in place with Adam and leave it in evaluation mode.
 
+    Where the model has `further_losses(x, generator)`, each loss that it yields after a batch gets a step of its own:
+    weights that a loss does not reach stay as they are.
+
     `data` lies on the model's device. Batches are permutations of it drawn from `seed`; an incomplete last batch is
     left out. The same model, data, settings and seed give the same weights on one machine's CPU at one thread count.
     Ctrl-C or a kernel's stop ends training after the step at hand: the weights stay usable and the history says
@@ -75,6 +78,7 @@ def fit(
     batch_size = min(batch_size, len(data))
     steps = len(data) // batch_size
     history = History()
+    further = getattr(model, "further_losses", lambda x, generator: ())
     with _training(model) as stopped, tqdm(total=epochs * steps, leave=False, disable=not progress) as bar:
         for epoch in range(epochs):
             totals: dict[str, Tensor] = {}
@@ -82,9 +86,9 @@ def fit(
             for index in order.split(batch_size):
                 x = data.float(index).contiguous(memory_format=torch.channels_last)
                 losses = model.losses(x, data.labels[index], generator)
-                optimizer.zero_grad(set_to_none=True)
-                losses["loss"].backward()
-                optimizer.step()
+                _step(optimizer, losses["loss"])
+                for loss in further(x, generator):
+                    _step(optimizer, loss)
                 for name, value in losses.items():
                     totals[name] = totals.get(name, 0) + value.detach()
                 bar.update()
@@ -98,6 +102,12 @@ def fit(
             history.epochs.append(means)
             bar.set_postfix({name: f"{value:.1f}" for name, value in means.items()}, refresh=False)
     return history
+
+
+def _step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()
 
 
 def trained(

@@ -1,16 +1,19 @@
 """Attacks on decoders: a small step in latent space that changes the image most (document 001, Lu and Chen 2023).
 
-Untargeted z' = argmax D(Dec z', Dec z), targeted z' = argmin D(Dec z', x_t), with ‖z' − z‖ ≤ eps.
+Untargeted z' = argmax D(Dec z', Dec z), targeted z' = argmin D(Dec z', x_t), with ‖z' − z‖ ≤ eps. `attack` climbs by
+PGD; `spectral_attack` takes one step, z' = z ± eps·v₁, where v₁ is the top right singular vector of the decoder's
+Jacobian: to first order ‖Dec z' − Dec z‖² = eps²·σ₁². An attack without gradients is in `queries`.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from vaenb.attacks import pgd as engine
 from vaenb.attacks.pgd import AttackResult, LossFn
-from vaenb.models.contract import LatentModel, check_images, check_latents, check_model, rand_like
+from vaenb.models.contract import LatentModel, check_images, check_latents, check_model, rand_like, randn_like
 
 Distance = Callable[[Tensor, Tensor], Tensor]
 TARGETS = ("black", "white", "noise", "inverted")
@@ -76,6 +79,75 @@ def random_direction(
     )
 
 
+def spectral_attack(
+    model: LatentModel,
+    z: Tensor,
+    *,
+    eps: float | Tensor,
+    distance: Distance = mean_squared_error,
+    iterations: int = 10,
+    generator: torch.Generator | None = None,
+    chunk: int = 512,
+) -> AttackResult:
+    """Move z (N, D) by `eps` (L2; a number or (N,)) along ±v₁, the decoder's most sensitive direction at z.
+
+    The sign is the one that `distance` likes better; `restart_losses` (2, N) has both. The cost is all that was
+    spent: `gradient_calls` = 2·iterations, one jvp and one vjp each, and `forward_calls` = 4, to decode z, to build
+    the graph that the iterations share, and to try two signs. So a call here is a backward pass, and one of
+    `attack`, which does not count its decoding of z, a forward and a backward pass. Errors: see `top_singular`.
+    """
+    loss_fn = objective(model, z, distance=distance)
+    radius, _ = engine._check(z, eps, None, 1, "l2", None, 1, chunk)
+    z = z.detach()
+    _, v = top_singular(model.decode, z, iterations=iterations, generator=generator, chunk=chunk)
+    ends = [engine._project(z + sign * radius * v, z, radius, "l2", None) for sign in (1, -1)]
+    keep = lambda end, index: end  # noqa: E731
+    result = engine._keep_best(keep, loss_fn, z, ends, False, chunk, gradient_calls=2 * iterations)
+    return replace(result, forward_calls=4)
+
+
+def top_singular(
+    function: Callable[[Tensor], Tensor],
+    z: Tensor,
+    *,
+    iterations: int = 10,
+    generator: torch.Generator | None = None,
+    chunk: int = 512,
+) -> tuple[Tensor, Tensor]:
+    """Find the largest singular value (N,) and its unit right vector (like z) of a function's Jacobian at each row.
+
+    `function` maps (N, ...) to (N, ...), row by row: `model.decode`, or `lambda x: model.posterior(x).mean`. Power
+    iteration on JᵀJ from a random vector: the wrong part of v shrinks by (σ₂/σ₁)² an iteration, and the value, never
+    too large, is off by the square of that part. The Jacobian is never built: v ↦ Jv is the derivative of w ↦ Jᵀw,
+    so that everything torch can differentiate twice will do. Where J = 0 the value is 0 and v is random. Raises
+    ValueError where no gradient reaches z.
+    """
+    engine._check_counts(iterations=iterations, chunk=chunk)
+    z = z.detach()
+    starts = engine._direction(randn_like(z, generator), "l2")
+    parts = [_power(function, *part, iterations) for part in zip(z.split(chunk), starts.split(chunk), strict=True)]
+    sigma, v = zip(*parts, strict=True)
+    return torch.cat(sigma), torch.cat(v)
+
+
+def _power(function, z: Tensor, v: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
+    """Power iteration for some rows; the graph of Jᵀw is built once, as J stays the same."""
+    with torch.enable_grad():
+        z = z.clone().requires_grad_()
+        y = function(z)
+        w = torch.zeros_like(y, requires_grad=True)
+        back = torch.autograd.grad(y, z, w, create_graph=True, allow_unused=True)[0] if y.requires_grad else None
+    if back is None:
+        raise ValueError("function: no gradient of its output reaches z; `queries.query_attack` needs none")
+    for _ in range(iterations):
+        (forward,) = torch.autograd.grad(back, w, v, retain_graph=True)
+        u = engine._direction(forward, "l2")
+        (pulled,) = torch.autograd.grad(y, z, u, retain_graph=True)
+        sigma = pulled.flatten(1).norm(dim=1)
+        v = torch.where(engine._rows(sigma, v) > 0, engine._direction(pulled, "l2"), v)
+    return sigma, v
+
+
 def objective(
     model: LatentModel,
     z: Tensor,
@@ -88,7 +160,7 @@ def objective(
     check_model(model)
     check_latents(z)
     with torch.no_grad():
-        images = torch.cat([model.decode(part) for part in z.split(512)])
+        images = torch.cat([model.decode(part) for part in z.detach().split(512)])
     check_images(images, "model.decode(z)")
     goal = images if target is None else target_images(target, images, generator=generator)
     return lambda z_adv, index: distance(model.decode(z_adv), goal[index])

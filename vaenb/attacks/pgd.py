@@ -181,15 +181,19 @@ def _check(x, eps, alpha, steps, norm, clip, restarts, chunk) -> tuple[Tensor, T
         raise ValueError(f"x: a non-empty float tensor (N, ...) expected, got {got}")
     if not x.isfinite().all():
         raise ValueError("x: NaN or infinite values; check the inputs before attacking them")
-    for name, value in {"steps": steps, "restarts": restarts, "chunk": chunk}.items():
-        if not isinstance(value, Integral) or value < 1:
-            raise ValueError(f"{name}: a whole number ≥ 1 expected, got {value!r}")
+    _check_counts(steps=steps, restarts=restarts, chunk=chunk)
     if norm not in ("l2", "linf"):
         raise ValueError(f"norm: l2 or linf expected, got {norm!r}")
     if clip is not None and (x.min() < clip[0] or x.max() > clip[1]):
         raise ValueError(f"x: values in clip={clip} expected, got {x.min():.4g} to {x.max():.4g}")
     radius = _per_row("eps", eps, x)
     return _rows(radius, x), _rows(2.5 * radius / steps if alpha is None else _per_row("alpha", alpha, x), x)
+
+
+def _check_counts(**counts: int) -> None:
+    for name, value in counts.items():
+        if not isinstance(value, Integral) or value < 1:
+            raise ValueError(f"{name}: a whole number ≥ 1 expected, got {value!r}")
 
 
 def _check_search(random_start: bool | float, restarts: int, direction: str, alpha: float | Tensor | None) -> None:

@@ -8,6 +8,7 @@ Every function takes two batches (N, C, H, W) in [0, 1] with one or three channe
 both. SSIM: Wang et al. 2004. MS-SSIM: Wang et al. 2003. LPIPS: Zhang et al. 2018 (1801.03924).
 """
 
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -16,13 +17,13 @@ from torch import Tensor, nn
 from torchmetrics.functional.image import (
     multiscale_structural_similarity_index_measure,
     peak_signal_noise_ratio,
-    structural_similarity_index_measure,
 )
 from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 from torchvision.models import get_model_weights
 
 from vaenb.models.contract import check_images
 
+_C1, _C2 = 0.01**2, 0.03**2  # Wang et al. 2004, for a data range of 1
 _SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # Wang et al. 2003, the finest scale first
 _BACKBONES = {"squeeze": "squeezenet1_1", "alex": "alexnet", "vgg": "vgg16"}
 
@@ -53,7 +54,14 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
     images is 0, the maximum: an attack on SSIM has to start at random.
     """
     _check_pair(a, b, smallest=6)
-    return structural_similarity_index_measure(a, b, sigma=1.5, data_range=1.0, reduction="none")
+    # Two products with a banded matrix are the window: attacks on SSIM spend most of their time in the gradient of
+    # this function, which through torchmetrics' convolution costs nine times that of a decoder.
+    rows, columns = (_window(side).to(a) for side in a.shape[-2:])
+    mean_a, mean_b, aa, bb, ab = (rows @ x @ columns.T for x in (a, b, a * a, b * b, a * b))
+    means, squares = mean_a * mean_b, mean_a**2 + mean_b**2
+    variances = (aa - mean_a**2).clamp_min(0) + (bb - mean_b**2).clamp_min(0)
+    similarity = (2 * means + _C1) * (2 * (ab - means) + _C2) / ((squares + _C1) * (variances + _C2))
+    return similarity.flatten(1).mean(1)
 
 
 def ms_ssim(a: Tensor, b: Tensor) -> Tensor:
@@ -121,6 +129,15 @@ def _load_network(net: str, *, download: bool) -> nn.Module:
             f"LPIPS({net!r}): {broken if file.exists() else f'{weights.url} could not be downloaded.'} You can also "
             f"put {file.name} into {file.parent} yourself. The reason was {type(error).__name__}: {error}"
         ) from error
+
+
+@cache
+def _window(side: int) -> Tensor:
+    """An 11-tap Gaussian of σ = 1.5 over reflected borders, as a matrix (side, side)."""
+    taps = torch.exp(-(torch.arange(-5, 6, dtype=torch.float64) ** 2) / (2 * 1.5**2))
+    places = (torch.arange(side)[:, None] + torch.arange(-5, 6)).abs()
+    places = torch.where(places < side, places, 2 * (side - 1) - places)
+    return torch.zeros(side, side, dtype=torch.float64).scatter_add_(1, places, (taps / taps.sum()).expand(side, -1))
 
 
 def _adapt(x: Tensor) -> Tensor:

@@ -1,16 +1,17 @@
-"""The variational autoencoder over a net, a pixel likelihood and a regulariser.
+"""Autoencoders, variational and deterministic, over a net, a pixel likelihood and a regulariser.
 
 Training minimises −E_q[log p(x|z)] + penalty, with z ~ q(z|x) = N(μ(x), diag σ²(x)) and p(z) = N(0, I); with the
-penalty β·KL[q(z|x) ‖ p(z)] this is the (β-)VAE, and at β = 1 the negative ELBO.
+penalty β·KL[q(z|x) ‖ p(z)] this is the (β-)VAE, and at β = 1 the negative ELBO. A deterministic autoencoder minimises
+the same with z = μ(x); its regulariser is what makes its codes look like draws from p(z).
 """
 
 import torch
 from torch import Tensor, nn
 
 from vaenb.models import nets
-from vaenb.models.contract import DiagonalGaussian, standard_normal
+from vaenb.models.contract import DiagonalGaussian, NotDefined, Point, standard_normal
 from vaenb.models.likelihoods import Bernoulli, ContinuousBernoulli, Gaussian
-from vaenb.models.regularizers import KL
+from vaenb.models.regularizers import KL, MMD, ShapiroWilk, TotalCorrelation
 
 _NETS = {"conv001": nets.conv001, "conv002a": nets.conv002a, "mlp": nets.mlp}
 _LIKELIHOODS = {"bernoulli": Bernoulli, "continuous_bernoulli": ContinuousBernoulli, "gaussian": Gaussian}
@@ -42,8 +43,10 @@ class VAE(nn.Module):
         if x.shape[1:] != self.image_shape:
             raise ValueError(f"x: images {('N', *self.image_shape)} expected, got {tuple(x.shape)}")
         self._check_dtype(x, "x")
-        mean, logvar = self.encoder(x).chunk(2, dim=1)
-        return DiagonalGaussian(mean, logvar)
+        return self._posterior(self.encoder(x))
+
+    def _posterior(self, outputs: Tensor) -> DiagonalGaussian:
+        return DiagonalGaussian(*outputs.chunk(2, dim=1))
 
     def decode(self, z: Tensor) -> Tensor:
         return self.likelihood.mean(self.logits(z))
@@ -76,29 +79,73 @@ class VAE(nn.Module):
         return {"loss": nll + penalty, "nll": nll, **statistics}
 
 
+class DAE(VAE):
+    """The deterministic twin (document 001): `encoder` gives the code itself, (N, latent_dim).
+
+    It decodes and can be attacked, but defines no distribution of images: KL, ELBO and HMC raise NotDefined.
+    """
+
+    def _posterior(self, outputs: Tensor) -> Point:
+        return Point(outputs)
+
+    def log_prior(self, z: Tensor) -> Tensor:
+        raise NotDefined("a deterministic autoencoder has no p(z), so no ELBO, and no posterior for HMC to sample")
+
+
 def vae(
     *,
     image_shape: tuple[int, int, int],
     latent_dim: int,
     net: str = "conv001",
     likelihood: str = "bernoulli",
+    regularizer: str = "kl",
     beta: float = 1.0,
+    size: int | None = None,
 ) -> VAE:
     """Build a VAE from plain values, which are then also its description in the checkpoint store.
 
-    `net` is conv001, conv002a or mlp (see `nets`); `likelihood` is bernoulli, continuous_bernoulli or gaussian.
+    `net` is conv001, conv002a or mlp (see `nets`); `likelihood` is bernoulli, continuous_bernoulli or gaussian, with
+    σ² = ½ document 001's summed squared error; `regularizer`, of weight `beta`, is kl, mmd, sw (Shapiro–Wilk), sw_all
+    (on as many random directions, too) or tc (total correlation, which needs the number of training images, `size`).
     """
+    return _build(VAE, 2, image_shape, latent_dim, net, likelihood, _regularizer(regularizer, beta, latent_dim, size))
+
+
+def dae(
+    *,
+    image_shape: tuple[int, int, int],
+    latent_dim: int,
+    net: str = "conv001",
+    likelihood: str = "gaussian",
+    regularizer: str = "mmd",
+    beta: float = 1.0,
+) -> DAE:
+    """Build a deterministic autoencoder from plain values; the arguments are those of `vae`, without kl and tc."""
+    if regularizer in ("kl", "tc"):
+        raise NotDefined(f"regularizer: {regularizer} needs a posterior with a density; mmd, sw or sw_all expected")
+    return _build(DAE, 1, image_shape, latent_dim, net, likelihood, _regularizer(regularizer, beta, latent_dim, None))
+
+
+def _build(kind: type[VAE], outputs: int, image_shape, latent_dim: int, net: str, likelihood: str, regularizer) -> VAE:
     if latent_dim < 1:
         raise ValueError(f"latent_dim: at least one dimension expected, got {latent_dim}")
-    encoder, decoder = _named(_NETS, "net", net)(image_shape, latent_dim)
-    return VAE(
-        encoder,
-        decoder,
-        image_shape=image_shape,
-        latent_dim=latent_dim,
-        likelihood=_named(_LIKELIHOODS, "likelihood", likelihood)(),
-        regularizer=KL(beta),
-    )
+    encoder, decoder = _named(_NETS, "net", net)(image_shape, latent_dim, outputs=outputs)
+    family = _named(_LIKELIHOODS, "likelihood", likelihood)()
+    shapes = {"image_shape": image_shape, "latent_dim": latent_dim}
+    return kind(encoder, decoder, **shapes, likelihood=family, regularizer=regularizer)
+
+
+def _regularizer(name: str, beta: float, latent_dim: int, size: int | None):
+    if (name == "tc") != (size is not None):
+        raise ValueError(f"size: the number of training images expected with regularizer='tc' only, got {size!r}")
+    known = {
+        "kl": lambda: KL(beta),
+        "mmd": lambda: MMD(beta),
+        "sw": lambda: ShapiroWilk(beta),
+        "sw_all": lambda: ShapiroWilk(beta, projections=latent_dim),
+        "tc": lambda: TotalCorrelation(size, beta),
+    }
+    return _named(known, "regularizer", name)()
 
 
 def _named(table: dict, argument: str, name: str):

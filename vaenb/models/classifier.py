@@ -1,13 +1,15 @@
-"""Classifiers that probe a latent space.
+"""Classifiers: one of images, to be attacked and to measure by, and one that probes a latent space.
 
-`linear_probe` is document 002a's (Kuzina et al., 2022): softmax(Wz + b) on the encoder's mean. Its label under attack,
-compared with its label of the clean image, says whether a posterior has moved to where it means something else.
+`cnn` is document 000's net, trained with cross-entropy by `training.trained`. `linear_probe` is document 002a's
+(Kuzina et al., 2022): softmax(Wz + b) on the encoder's mean. Its label under attack, compared with its label of the
+clean image, says whether a posterior has moved to where it means something else.
 """
 
 import warnings
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
@@ -16,6 +18,58 @@ from torch import Tensor, nn
 from vaenb.models.contract import check_latents
 
 _ABSENT = -1e4  # the logit of a label never seen: its probability is exactly 0, and sums of logits stay finite
+
+
+class Classifier(nn.Module):
+    """32 5×5 convolutions – ReLU – 2×2 max pool – 128 – ReLU – classes; called with images, it gives logits (N, K).
+
+    Borders are padded by 2, so that a stroke at the edge is seen too (our choice; the document does not say).
+    """
+
+    def __init__(self, *, image_shape: tuple[int, int, int], classes: int) -> None:
+        super().__init__()
+        channels, height, width = image_shape
+        self.image_shape, self.classes = tuple(image_shape), classes
+        self.body = nn.Sequential(
+            nn.Conv2d(channels, 32, 5, padding=2),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Flatten(),
+            nn.Linear(32 * (height // 2) * (width // 2), 128),
+            nn.ReLU(),
+        )
+        self.head = nn.Linear(128, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.features(x))
+
+    def features(self, x: Tensor) -> Tensor:
+        """The 128 activations before the last layer, ≥ 0: (N, 128), for a Fréchet distance or a diversity."""
+        if x.ndim != 4 or x.shape[1:] != self.image_shape:
+            raise ValueError(f"x: images {('N', *self.image_shape)} expected, got {tuple(x.shape)}")
+        return self.body(x)
+
+    def losses(self, x: Tensor, labels: Tensor, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+        """Mean cross-entropy in nats (`loss`) and the fraction of right labels (`accuracy`) of one batch.
+
+        `generator` is training's and not used. Raises ValueError for a label outside 0 … classes − 1, as in a set
+        without labels.
+        """
+        _check_labels(labels, len(x), self.classes)
+        logits = self(x)
+        accuracy = (logits.detach().argmax(1) == labels).to(logits.dtype).mean()
+        return {"loss": F.cross_entropy(logits, labels.long()), "accuracy": accuracy}
+
+
+def cnn(*, image_shape: tuple[int, int, int], classes: int) -> Classifier:
+    """Build document 000's classifier from plain values, for `training.trained`; images are (C, H, W) ≥ 2 pixels."""
+    if len(image_shape) != 3 or not all(isinstance(n, int) for n in image_shape) or min(image_shape) < 1:
+        raise ValueError(f"image_shape: three whole numbers (C, H, W) expected, got {image_shape!r}")
+    if min(image_shape[1:]) < 2:
+        raise ValueError(f"image_shape: at least 2 pixels a side expected, got {image_shape!r}")
+    if not isinstance(classes, int) or classes < 2:
+        raise ValueError(f"classes: a whole number ≥ 2 expected, got {classes!r}")
+    return Classifier(image_shape=image_shape, classes=classes)
 
 
 def linear_probe(z: Tensor, labels: Tensor, *, c: float = 1.0, max_iter: int = 1000) -> nn.Linear:
@@ -54,14 +108,21 @@ def _layer(z: Tensor, classes: np.ndarray, weight: np.ndarray, bias: np.ndarray)
 
 def _check(z: Tensor, labels: Tensor, c: float) -> None:
     check_latents(z)
-    if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.dtype == torch.bool:
-        got = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
-        raise TypeError(f"labels: a tensor of integers expected, got {got}")
-    if labels.shape != z.shape[:1]:
-        raise ValueError(f"labels: one for each latent, ({len(z)},), expected, got shape {tuple(labels.shape)}")
-    if labels.min() < 0:
-        raise ValueError(f"labels: ≥ 0 expected, got {labels.min()}; a set without labels can't be probed")
+    _check_labels(labels, len(z))
     if (labels == labels[0]).all():
         raise ValueError(f"labels: at least two different ones expected, got only {labels[0]}")
     if not 0 < c < float("inf"):
         raise ValueError(f"c: a positive number expected, got {c!r}")
+
+
+def _check_labels(labels: Tensor, count: int, classes: int | None = None) -> None:
+    if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.dtype == torch.bool:
+        got = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
+        raise TypeError(f"labels: a tensor of integers expected, got {got}")
+    if labels.shape != (count,):
+        raise ValueError(f"labels: one for each of the {count} rows, ({count},), expected, got {tuple(labels.shape)}")
+    low, high = labels.aminmax()
+    if low < 0:
+        raise ValueError(f"labels: ≥ 0 expected, got {low}; −1 stands for no label, and nothing is learnt from it")
+    if classes is not None and high >= classes:
+        raise ValueError(f"labels: 0 to {classes - 1} expected, got {high}; build the classifier with more classes")

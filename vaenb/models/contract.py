@@ -48,6 +48,33 @@ class LatentModel(Protocol):
         """log p(x|z) in nats, summed over the pixels: (N,)."""
 
 
+class NotDefined(TypeError):
+    """What was asked for does not exist for this model; the message says why."""
+
+
+@dataclass(frozen=True, eq=False)
+class Point:
+    """The posterior of a deterministic autoencoder: all mass on `mean` (N, D), so that it has no density."""
+
+    mean: Tensor
+
+    @property
+    def stddev(self) -> Tensor:
+        return torch.zeros_like(self.mean)
+
+    def rsample(self, *, generator: torch.Generator | None = None) -> Tensor:
+        return self.mean
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        raise NotDefined("a deterministic autoencoder's posterior is a point and has no density, so no ELBO either")
+
+    def kl(self, other: "Point") -> Tensor:
+        raise NotDefined("a deterministic autoencoder's posterior is a point and has no KL; compare the means")
+
+    def __getitem__(self, index) -> "Point":
+        return Point(self.mean[index])
+
+
 @dataclass(frozen=True, eq=False)
 class DiagonalGaussian:
     """N(mean, diag(exp(logvar))) for each row; `mean` and `logvar` are (N, D)."""

@@ -1,0 +1,257 @@
+"""The Fréchet distance against closed forms, scipy and torchmetrics; FID's network and what is said when it lacks."""
+
+import sys
+import types
+import urllib.error
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.linalg import sqrtm
+from torch import nn
+from torchmetrics.image.fid import FrechetInceptionDistance
+
+from tests.oracles import seeded
+from vaenb.metrics.frechet import FID, frechet_distance
+from vaenb.metrics.images import WeightsUnavailable
+from vaenb.models.classifier import cnn
+
+FILE = "weights-inception-2015-12-05-6726825d.pth"
+
+
+def pair(n=200, m=150, f=6):
+    g = seeded()
+    a, b = torch.randn(n, f, generator=g).double(), torch.randn(m, f, generator=g).double()
+    return a @ torch.randn(f, f, generator=g).double(), b @ torch.randn(f, f, generator=g).double() + 0.5
+
+
+def whitened(n, f):
+    """Rows with mean 0 and covariance I exactly."""
+    x = torch.randn(n, f, generator=seeded()).double()
+    return torch.linalg.qr(x - x.mean(0)).Q * (n - 1) ** 0.5
+
+
+def test_it_is_scipys():
+    a, b = (x.numpy() for x in pair())
+    ca, cb = np.cov(a.T), np.cov(b.T)
+    expected = ((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(ca + cb - 2 * sqrtm(ca @ cb).real)
+    assert frechet_distance(*pair()) == pytest.approx(expected, rel=1e-10)
+
+
+@pytest.mark.parametrize(("n", "m"), [(200, 150), (40, 5), (2, 3)])
+def test_it_is_torchmetrics_also_where_covariances_are_singular(n, m):
+    a, b = pair(n, m)
+    reference = FrechetInceptionDistance(nn.Identity(), normalize=True, input_img_size=(6,))
+    reference.inception.num_features = 6
+    reference.update(a, real=True)
+    reference.update(b, real=False)
+    assert frechet_distance(a, b) == pytest.approx(reference.compute().item(), rel=1e-5)
+
+
+def test_of_axis_aligned_gaussians_it_is_the_distance_of_means_and_standard_deviations():
+    x, scale, shift = whitened(50, 4), torch.tensor([0.5, 1, 2, 3]), torch.tensor([1.0, -1, 0, 2])
+    expected = (shift**2).sum() + ((scale - 1) ** 2).sum()
+    assert frechet_distance(x, x * scale + shift) == pytest.approx(expected.item(), rel=1e-10)
+
+
+@pytest.mark.parametrize("n", [2, 5, 100])
+def test_equal_sets_are_at_zero_also_with_fewer_rows_than_features(n):
+    a = 100 + torch.randn(n, 64, generator=seeded())
+    assert 0 <= frechet_distance(a, a) == pytest.approx(0, abs=1e-7)
+    assert frechet_distance(a, a.flip(0) + 1) == pytest.approx(64, rel=1e-6)
+
+
+def test_it_is_symmetric_and_does_not_see_a_rotation():
+    a, b = pair()
+    q = torch.linalg.qr(torch.randn(6, 6, generator=seeded()).double()).Q
+    assert frechet_distance(a, b) == pytest.approx(frechet_distance(b, a), rel=1e-10)
+    assert frechet_distance(a @ q, b @ q) == pytest.approx(frechet_distance(a, b), rel=1e-10)
+
+
+@pytest.mark.parametrize(("f", "n", "m"), [(8, 1000, 1000), (20, 2000, 1000)])
+def test_its_bias_is_as_documented(f, n, m):
+    g = seeded()
+    values = [frechet_distance(torch.randn(n, f, generator=g), torch.randn(m, f, generator=g)) for _ in range(40)]
+    assert np.mean(values) == pytest.approx(f * (f + 5) / 4 * (1 / n + 1 / m), rel=0.06)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "error", "says"),
+    [
+        (torch.rand(1, 3), torch.rand(5, 3), ValueError, "a: at least two rows expected"),
+        (torch.rand(5, 3), torch.rand(1, 3), ValueError, "b: at least two rows expected"),
+        (torch.rand(5, 3), torch.rand(5, 4), ValueError, "features of one network expected, got 3 and 4"),
+        (torch.rand(5, 3, 1), torch.rand(5, 3), ValueError, r"a: flat latents|a: .*\(N, D\) expected"),
+        (torch.rand(5, 3), torch.full((5, 3), torch.nan), ValueError, "b: NaN"),
+        (np.zeros((5, 3)), torch.rand(5, 3), TypeError, "a: a torch tensor"),
+    ],
+)
+def test_bad_features_are_refused(a, b, error, says):
+    with pytest.raises(error, match=says):
+        frechet_distance(a, b)
+
+
+def images(n=6, c=1, side=8):
+    return torch.rand(n, c, side, side, generator=seeded(n))
+
+
+def test_fid_is_the_distance_of_a_networks_features_chunk_by_chunk():
+    net = cnn(image_shape=(1, 8, 8), classes=3).eval()
+    fid, real, fake = FID(net.features), images(10), images(7) ** 2
+    assert fid.name == "Classifier.features"
+    torch.testing.assert_close(fid.features(real, chunk=3), net.features(real).detach())
+    assert not fid.features(real).requires_grad
+    assert fid(real, fake) == pytest.approx(frechet_distance(net.features(real), net.features(fake)), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("features", "error", "says"),
+    [
+        ("resnet", ValueError, "callable or \"inception\" expected, got 'resnet'"),
+        (3, TypeError, 'callable or "inception" expected, got int'),
+        (lambda x: x, ValueError, r"has to map 4 images to \(4, F\), got \(4, 1, 8, 8\); flatten"),
+        (lambda x: x.flatten(1)[:2], ValueError, r"has to map 4 images to \(4, F\), got \(2, 64\)"),
+        (lambda x: x.flatten(1) / 0, ValueError, "features of real: NaN or infinite"),
+        (cnn(image_shape=(1, 8, 8), classes=3).features, ValueError, "training mode"),
+    ],
+)
+def test_bad_networks_are_refused(features, error, says):
+    with pytest.raises(error, match=says):
+        FID(features)(images(4), images(4))
+
+
+def test_images_are_checked_and_named():
+    fid = FID(lambda x: x.flatten(1))
+    with pytest.raises(ValueError, match="^fake: .*divide by 255"):
+        fid(images(), images() * 255)
+    with pytest.raises(ValueError, match="features of real: at least two rows"):
+        fid(images(1), images())
+
+
+# Inception
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def file(home):
+    file = home / "hub" / "checkpoints" / FILE
+    file.parent.mkdir(parents=True)
+    return file
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    calls = []
+
+    def refuse(*args, **kwargs):
+        calls.append(args)
+        raise urllib.error.URLError("no route to host")
+
+    monkeypatch.setattr("torch.hub.urlopen", refuse)
+    return calls
+
+
+class Extractor(nn.Module):
+    """What torch-fidelity's network looks like from outside; its features are the 8-bit pixels, weighted."""
+
+    def __init__(self, name, features_list, feature_extractor_weights_path=None):
+        super().__init__()
+        assert (name, features_list) == ("inception-v3-compat", ["2048"])
+        self.weight = nn.Parameter(torch.zeros(1), requires_grad=False)
+        self.load_state_dict(torch.load(feature_extractor_weights_path, weights_only=False))
+
+    def forward(self, x):
+        assert x.dtype == torch.uint8 and x.shape[1] == 3
+        return (self.weight * x.flatten(1).float(),)
+
+
+@pytest.fixture
+def fidelity(monkeypatch):
+    module = types.SimpleNamespace(FeatureExtractorInceptionV3=Extractor)
+    monkeypatch.setitem(sys.modules, "torch_fidelity", types.ModuleType("torch_fidelity"))
+    monkeypatch.setitem(sys.modules, "torch_fidelity.feature_extractor_inceptionv3", module)
+
+
+def test_without_torch_fidelity_it_says_what_to_install_and_where_the_weights_go(home, monkeypatch, no_network):
+    monkeypatch.setitem(sys.modules, "torch_fidelity.feature_extractor_inceptionv3", None)
+    with pytest.raises(WeightsUnavailable) as error:
+        FID("inception", download=True)
+    for part in ("pip install torch-fidelity", FILE, str(home / "hub" / "checkpoints"), "FID(classifier.features)"):
+        assert part in str(error.value)
+    assert not no_network
+
+
+def test_missing_weights_are_named_and_never_fetched_by_surprise(home, fidelity, no_network):
+    with pytest.raises(WeightsUnavailable) as error:
+        FID("inception")
+    for part in (FILE, str(home / "hub" / "checkpoints"), "download=True", "TORCH_HOME"):
+        assert part in str(error.value)
+    assert not no_network
+
+
+def test_a_failed_download_gives_the_reason(home, fidelity, no_network):
+    with pytest.raises(WeightsUnavailable, match=f"{FILE} could not be downloaded.*no route to host"):
+        FID("inception", download=True)
+    assert len(no_network) == 1 and not list(home.rglob("*.pth*"))
+
+
+class Payload:
+    """A pickle that creates a file when it is loaded."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_a_weights_file_is_data_and_never_code(file, fidelity, tmp_path):
+    torch.save({"weight": Payload(tmp_path / "executed")}, file)
+    with pytest.raises(WeightsUnavailable, match="can't be used; delete it"):
+        FID("inception")
+    assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"half a file", b"PK\x03\x04"])
+def test_a_damaged_file_is_refused(content, file, fidelity):
+    file.write_bytes(content)
+    with pytest.raises(WeightsUnavailable, match="can't be used; delete it"):
+        FID("inception")
+
+
+def test_another_networks_weights_are_refused(file, fidelity):
+    torch.save({"bias": torch.zeros(1)}, file)
+    with pytest.raises(WeightsUnavailable, match="Missing key"):
+        FID("inception")
+
+
+def test_inception_sees_exact_bytes_in_three_channels(file, fidelity, no_network):
+    torch.save({"weight": torch.ones(1)}, file)
+    fid, pixels = FID("inception"), torch.arange(256, dtype=torch.uint8).view(4, 1, 8, 8)
+    assert fid.name == "inception"
+    assert torch.equal(fid.features(pixels.float() / 255), pixels.repeat(1, 3, 1, 1).flatten(1).float())
+    assert fid(pixels.float() / 255, pixels.flip(0).float() / 255) == pytest.approx(0, abs=1e-6)
+    with pytest.raises(ValueError, match="one or three channels"):
+        fid(images(c=2), images(c=2))
+
+
+def test_with_torch_fidelity_it_is_torchmetrics_without_its_antialiasing(file):
+    inception = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inception, "load_state_dict_from_url", lambda *args, **kwargs: {})
+        patch.setattr(nn.Module, "load_state_dict", lambda *args, **kwargs: None)
+        net = inception.FeatureExtractorInceptionV3("random", ["2048"])
+        for convolution in (m for m in net.modules() if isinstance(m, nn.Conv2d)):
+            nn.init.kaiming_normal_(convolution.weight, generator=seeded())  # the default lets its features vanish
+        torch.save(net.state_dict(), file)
+    real, fake = images(4, c=3, side=32), images(3, c=3, side=32) ** 2
+    reference = FrechetInceptionDistance(antialias=False, feature_extractor_weights_path=str(file))
+    reference.update((real * 255).round().byte(), real=True)
+    reference.update((fake * 255).round().byte(), real=False)
+    assert 1e-3 < FID("inception")(real, fake) == pytest.approx(reference.compute().item(), rel=1e-3)

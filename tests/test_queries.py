@@ -1,0 +1,149 @@
+"""An attack by queries alone, on decoders that count them and refuse gradients."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.oracles import LinearGaussian, seeded
+from vaenb.attacks import latent, queries
+from vaenb.attacks.queries import query_attack
+from vaenb.models import vae
+
+
+class Counted(LinearGaussian):
+    """A decoder that counts its rows, keeps what it was asked, and refuses to be differentiated."""
+
+    def __init__(self):
+        super().__init__()
+        self.asked = []
+
+    def decode(self, z):
+        assert not torch.is_grad_enabled() and not z.requires_grad
+        self.asked.append(z)
+        return super().decode(z)
+
+
+def test_a_linear_decoders_optimum_is_found_within_three_percent():
+    model, eps = LinearGaussian(), torch.tensor([0.5, 1.0, 2.0, 4.0])
+    result = query_attack(model, torch.randn(4, 3, generator=seeded()), eps=eps, generator=seeded())
+    worst = (eps * model.scale.max()) ** 2 / 16
+    assert (result.loss > 0.97 * worst).all() and (result.loss <= worst * (1 + 1e-4)).all()
+
+
+def test_in_the_linf_ball_it_finds_the_worst_corner():
+    model, eps = LinearGaussian(), 0.7
+    corners = torch.cartesian_prod(*3 * [torch.tensor([-eps, eps])])
+    worst = ((corners @ model.w.T) ** 2).mean(1).max()
+    result = query_attack(model, torch.zeros(2, 3), eps=eps, norm="linf", generator=seeded())
+    torch.testing.assert_close(result.loss, worst.expand(2), rtol=0.03, atol=0)
+
+
+def test_a_reachable_target_is_reached():
+    model, z = LinearGaussian(), torch.zeros(3, 3)
+    goal = model.decode(torch.tensor([[0.6, -0.6, 0.2]]).expand(3, 3))
+    result = query_attack(model, z, eps=1.0, target=goal, generator=seeded())
+    assert (result.loss < 0.02 * ((model.decode(z) - goal) ** 2).mean()).all()
+
+
+@pytest.mark.parametrize(("budget", "restarts", "made"), [(5, 2, 5), (40, 3, 40), (41, 3, 40), (100, 1, 100)])
+def test_every_query_is_counted_and_no_gradient_is_taken(budget, restarts, made):
+    model = Counted()
+    z = torch.zeros(4, 3, requires_grad=True)
+    result = query_attack(model, z, eps=1.0, queries=budget, restarts=restarts, chunk=3)
+    assert result.forward_calls == made and sum(map(len, model.asked)) == 4 * made
+    assert result.gradient_calls == 0 and not result.adversarial.requires_grad
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    eps=st.floats(0, 100, width=32),
+    norm=st.sampled_from(["l2", "linf"]),
+    targeted=st.booleans(),
+    seed=st.integers(0, 1000),
+)
+def test_the_ball_is_never_left_and_the_best_point_asked_is_returned(eps, norm, targeted, seed):
+    model, z = Counted(), torch.randn(1, 3, generator=seeded(seed))
+    goal = LinearGaussian().decode(z + 1) if targeted else LinearGaussian().decode(z)
+    goal = goal.clamp(0, 1)
+    start = {"target": goal} if targeted else {}
+    result = query_attack(model, z, eps=eps, norm=norm, queries=30, generator=seeded(seed), **start)
+    asked = torch.cat(model.asked)
+    radius = torch.linalg.vector_norm(asked - z, ord=2 if norm == "l2" else torch.inf, dim=1)
+    assert radius.max() <= eps * (1 + 1e-5) + 1e-5
+    losses = latent.mean_squared_error(LinearGaussian().decode(asked[1:]), goal)  # the first is Dec(z)
+    torch.testing.assert_close(result.loss[0], losses.min() if targeted else losses.max())
+
+
+def test_it_beats_as_many_random_directions_on_a_net():
+    torch.manual_seed(0)
+    model, z = vae(image_shape=(1, 8, 8), latent_dim=16, net="mlp").eval(), torch.randn(8, 16, generator=seeded())
+    found = query_attack(model, z, eps=1.0, queries=200, generator=seeded())
+    noise = latent.random_direction(model, z, eps=1.0, restarts=200, generator=seeded())
+    assert (found.loss > 1.2 * noise.loss).all()
+
+
+def test_the_best_restart_is_kept():
+    z = torch.randn(5, 3, generator=seeded())
+    result = query_attack(LinearGaussian(), z, eps=1.0, queries=20, restarts=4, generator=seeded())
+    assert result.restart_losses.shape == (4, 5)
+    assert torch.equal(result.loss, result.restart_losses.amax(0))
+
+
+def test_a_batch_of_radii_is_many_single_attacks_and_chunks_change_nothing(monkeypatch):
+    monkeypatch.setattr(queries, "_start", lambda x, eps, *_: x + 0.1 * eps)
+    model, z, eps = LinearGaussian(), torch.randn(4, 3, generator=seeded()), torch.tensor([0.1, 0.5, 1.0, 2.0])
+    attack = lambda rows, **more: query_attack(  # noqa: E731
+        model, z[rows], eps=eps[rows], queries=60, restarts=1, generator=seeded(), **more
+    )
+    batch = attack(slice(None)).adversarial
+    torch.testing.assert_close(batch, torch.cat([attack(slice(i, i + 1)).adversarial for i in range(4)]))
+    torch.testing.assert_close(batch, attack(slice(None), chunk=3).adversarial)
+
+
+def test_seeds_reproduce():
+    z = torch.zeros(2, 3)
+    one, again, other = (query_attack(LinearGaussian(), z, eps=1.0, generator=seeded(s)).adversarial for s in (1, 1, 2))
+    assert torch.equal(one, again) and not torch.equal(one, other)
+
+
+def test_directions_are_orthonormal_in_blocks():
+    block = queries._directions(torch.zeros(1, 5, dtype=torch.float64), 8, seeded())
+    assert block.shape == (8, 5)
+    torch.testing.assert_close(block[:5] @ block[:5].T, torch.eye(5, dtype=torch.float64))
+    torch.testing.assert_close(block[5:] @ block[5:].T, torch.eye(3, dtype=torch.float64))
+
+
+def test_one_dimension_is_enough():
+    torch.manual_seed(0)
+    model = vae(image_shape=(1, 8, 8), latent_dim=1, net="mlp").eval()
+    result = query_attack(model, torch.zeros(2, 1), eps=1.0, queries=60, generator=seeded())
+    grid = torch.linspace(-1, 1, 201)[:, None]
+    worst = latent.mean_squared_error(model.decode(grid), model.decode(torch.zeros(1, 1))).max().detach()
+    torch.testing.assert_close(result.loss, worst.expand(2), rtol=0.01, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"target": "grey"}, "target: black, white, noise, inverted or a tensor"),
+        ({"target": torch.zeros(3, 4, 4)}, r"target: an image of shape \(1, 4, 4\)"),
+        ({"z": torch.zeros(3)}, "z: flat latents"),
+        ({"eps": -1.0}, "eps: finite and ≥ 0"),
+        ({"eps": torch.ones(3)}, r"eps: a number or a tensor \(2,\)"),
+        ({"norm": "l1"}, "norm: l2 or linf"),
+        ({"queries": 6, "restarts": 3}, r"queries: at least 7 expected for 3 restart\(s\), got 6"),
+        ({"queries": 10.5}, "queries: a whole number"),
+        ({"restarts": 0}, "restarts: a whole number"),
+        ({"chunk": 0}, "chunk: a whole number"),
+    ],
+)
+def test_bad_arguments_are_refused(change, says):
+    arguments = {"z": torch.zeros(2, 3), "eps": 1.0, **change}
+    with pytest.raises(ValueError, match=says):
+        query_attack(LinearGaussian(), arguments.pop("z"), **arguments)
+
+
+def test_a_model_in_training_mode_is_refused():
+    with pytest.raises(ValueError, match=r"call model\.eval\(\)"):
+        query_attack(vae(image_shape=(1, 8, 8), latent_dim=2, net="mlp").train(), torch.zeros(1, 2), eps=1.0)
