@@ -29,7 +29,9 @@ pytestmark = [
 
 # What is tested here are the sliders: nbval runs the notebooks as they are committed.
 SMALLER = {
-    "04_encoder_attacks_hmc.ipynb": {"betas": [1.0, 4.0], "per_class": 1, "transitions": 50, "adaptive_images": 2}
+    "02_latent_attacks.ipynb": {"betas": [], "count": 8},
+    "03_latent_defences.ipynb": {"betas": [1.0, 10.0], "dims": [10], "count": 8},
+    "04_encoder_attacks_hmc.ipynb": {"betas": [1.0, 4.0], "per_class": 1, "transitions": 50, "adaptive_images": 2},
 }
 
 
@@ -160,8 +162,18 @@ def drag_all(page, lab, notebook: str, word: str, sliders: dict[str, tuple[str, 
 
 
 def test_the_sliders_of_00_break_a_digit(page, lab):
-    right = {"KL weight β": ("ArrowRight", 1), "test image": ("ArrowRight", 1)}
+    right = {"weight β": ("ArrowRight", 1), "test image": ("ArrowRight", 1)}
     drag_all(page, lab, "00_start_here.ipynb", "SSIM", {"attack radius ε": ("ArrowRight", 5), **right})
+
+
+def test_the_sliders_of_02_take_an_aim(page, lab):
+    right = dict.fromkeys(("target", "model", "test image"), ("ArrowRight", 1))
+    drag_all(page, lab, "02_latent_attacks.ipynb", "SSIM", {"attack radius ε": ("ArrowRight", 3), **right})
+
+
+def test_the_sliders_of_03_weigh_total_correlation(page, lab):
+    right = dict.fromkeys(("target", "weight β", "test image"), ("ArrowRight", 1))
+    drag_all(page, lab, "03_latent_defences.ipynb", "SSIM", {"attack radius ε": ("ArrowRight", 3), **right})
 
 
 def test_the_sliders_of_04_repair_it(page, lab):

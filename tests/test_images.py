@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter
 from torch import nn
+from torchmetrics.functional.image import structural_similarity_index_measure
 from torchvision.models import get_model
 
 from vaenb.metrics.images import LPIPS, WeightsUnavailable, ms_ssim, mse, psnr, ssim
@@ -53,6 +54,42 @@ def test_ssim_agrees_with_scipy(c):
     expected = [np.mean([scipy_ssim_maps(p, q, 1.5, 5)[0] for p, q in zip(x, y, strict=True)])
                 for x, y in zip(a.numpy(), b.numpy(), strict=True)]  # fmt: skip
     np.testing.assert_allclose(ssim(a, b), expected, rtol=1e-10)
+
+
+@pytest.mark.parametrize("c", [1, 3])
+@pytest.mark.parametrize("shape", [(6, 6), (6, 9), (7, 40), (28, 28), (33, 12), (64, 64)])
+def test_ssim_and_its_gradient_are_those_of_torchmetrics_convolution(shape, c):
+    g = torch.Generator().manual_seed(0)
+    a, b = torch.rand(2, 3, c, *shape, generator=g, dtype=torch.float64)
+    b[0] = (a[0] + 0.02 * b[0]).clamp(0, 1)  # nearly equal, unlike, and flat
+    b[2] = 0.5
+    a, b = a.requires_grad_(), b.requires_grad_()
+    theirs = structural_similarity_index_measure(a, b, sigma=1.5, data_range=1.0, reduction="none")
+    torch.testing.assert_close(ssim(a, b), theirs, rtol=1e-10, atol=1e-12)
+    weights = torch.rand(3, generator=g, dtype=torch.float64)
+    gradients = [torch.autograd.grad(value @ weights, (a, b)) for value in (ssim(a, b), theirs)]
+    for ours, reference in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, reference, rtol=1e-8, atol=1e-12)
+
+
+def test_ssim_in_float32_keeps_four_digits_and_its_dtype():
+    a, b = pair(c=3, side=32)
+    torch.testing.assert_close(ssim(a.float(), b.float()).double(), ssim(a, b), rtol=1e-4, atol=0)
+    assert ssim(a.float(), b.float()).dtype == torch.float32
+
+
+def test_ssim_has_a_gradient_after_a_call_in_inference_mode():
+    a, b = pair(side=29)  # a size that no other test asks for
+    with torch.inference_mode():
+        ssim(a, b)
+    ssim(a.requires_grad_(), b).sum().backward()
+    assert a.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("shape", [(5, 6), (6, 5), (1, 28)])
+def test_ssim_of_fewer_than_six_pixels_a_side_is_refused(shape):
+    with pytest.raises(ValueError, match="at least 6 pixels a side expected"):
+        ssim(torch.rand(1, 1, *shape), torch.rand(1, 1, *shape))
 
 
 def test_ssim_of_two_constant_images_is_the_luminance_term():

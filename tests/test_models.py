@@ -10,11 +10,16 @@ from torch import Tensor, nn
 from torch.distributions import Independent, Normal, kl_divergence
 
 from tests.oracles import LinearGaussian, seeded
-from vaenb.metrics.likelihood import bits_per_dim, elbo, iwae
-from vaenb.models import VAE, DiagonalGaussian, hierarchical_vae, reconstruct, vae
+from vaenb.attacks import encoder, latent
+from vaenb.data import load
+from vaenb.hmc import repair
+from vaenb.metrics.likelihood import ais, bits_per_dim, elbo, iwae
+from vaenb.models import DAE, VAE, DiagonalGaussian, NotDefined, Point, dae, hierarchical_vae, reconstruct, vae
 from vaenb.models.contract import check_images, check_latents, check_model
 from vaenb.models.likelihoods import Bernoulli, ContinuousBernoulli, Gaussian
-from vaenb.models.regularizers import KL
+from vaenb.models.regularizers import KL, mmd, shapiro_wilk
+from vaenb.refit import refit_encoder
+from vaenb.training import fit, trained
 
 
 def gaussians(n: int, d: int, seed: int) -> DiagonalGaussian:
@@ -269,3 +274,139 @@ def test_bad_models_and_settings_are_refused():
         Gaussian(0.0)
     with pytest.raises(ValueError, match="beta"):
         KL(float("nan"))
+
+
+TINY = {"image_shape": (1, 8, 8), "latent_dim": 3, "net": "mlp"}
+KINDS = {
+    "vae": lambda: vae(**TINY),
+    "total correlation": lambda: vae(**TINY, regularizer="tc", size=100),
+    "hierarchical": lambda: hierarchical_vae(image_shape=(1, 8, 8), channels=8, groups=((2, 2), (4, 1))),
+    "foreign": LinearGaussian,
+    "dae": lambda: dae(**TINY),
+}
+SHORT = {"eps": 0.1, "steps": 1, "restarts": 1}
+METHODS = {
+    "reconstruct": reconstruct,
+    "latent.attack": lambda model, x: latent.attack(model, model.posterior(x).mean, **SHORT),
+    "latent.spectral_attack": lambda model, x: latent.spectral_attack(model, model.posterior(x).mean, eps=0.1),
+    "encoder.attack means": lambda model, x: encoder.attack(model, x, objective="means", **SHORT),
+    "encoder.attack w2": lambda model, x: encoder.attack(model, x, objective="w2", **SHORT),
+    "encoder.attack skl": lambda model, x: encoder.attack(model, x, **SHORT),
+    "encoder.attack kl_forward": lambda model, x: encoder.attack(model, x, objective="kl_forward", **SHORT),
+    "encoder.attack kl_reverse": lambda model, x: encoder.attack(model, x, objective="kl_reverse", **SHORT),
+    "elbo": elbo,
+    "iwae": iwae,
+    "ais": lambda model, x: ais(model, x, chains=1, temperatures=2),
+    "hmc.repair": lambda model, x: repair(model, x, num_samples=1, warmup=1),
+}
+NOT_DEFINED = {
+    "dae": {
+        **dict.fromkeys(["encoder.attack skl", "encoder.attack kl_forward", "encoder.attack kl_reverse"], "no KL"),
+        **dict.fromkeys(["elbo", "iwae", "ais", "hmc.repair"], "no ELBO"),
+    }
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_which_method_meets_which_model(kind, method):
+    torch.manual_seed(0)
+    model = KINDS[kind]()
+    model = model.eval() if isinstance(model, nn.Module) else model
+    x = torch.rand(2, *getattr(model, "shape", (1, 8, 8)), generator=seeded())
+    reason = NOT_DEFINED.get(kind, {}).get(method)
+    if reason:
+        with pytest.raises(NotDefined, match=f"^a deterministic autoencoder.*{reason}"):
+            METHODS[method](model, x)
+    else:
+        METHODS[method](model, x)
+
+
+@pytest.mark.parametrize("net", ["conv001", "conv002a", "mlp"])
+def test_a_deterministic_autoencoders_posterior_is_a_point(net):
+    torch.manual_seed(0)
+    model, x = dae(image_shape=(1, 16, 16), latent_dim=5, net=net).eval(), torch.rand(4, 1, 16, 16)
+    q = model.posterior(x)
+    assert model.encoder(x).shape == q.mean.shape == (4, 5) and torch.equal(q.mean, model.encoder(x))
+    assert q.rsample(generator=seeded()) is q.mean and (q.stddev == 0).all() and q.stddev.shape == (4, 5)
+    assert torch.equal(q[torch.tensor([3, 0])].mean, q.mean[[3, 0]])
+    check_images(model.decode(q.mean))
+
+
+def test_what_a_point_lacks_is_said():
+    q = Point(torch.zeros(2, 3))
+    for question in (lambda: q.log_prob(q.mean), lambda: q.kl(q), lambda: dae(**TINY).log_prior(q.mean)):
+        with pytest.raises(NotDefined, match="a deterministic autoencoder"):
+            question()
+    model, x = dae(**TINY).eval(), torch.rand(2, 1, 8, 8)
+    with pytest.raises(NotDefined, match="no density"):
+        refit_encoder(model, x, torch.zeros(2, 1, 3), epochs=1, progress=False)
+    assert issubclass(NotDefined, TypeError)
+
+
+@pytest.mark.parametrize(
+    ("regularizer", "measure"),
+    [
+        ("mmd", lambda z: mmd(z, torch.randn(64, 3, generator=seeded(1)))),
+        ("sw", lambda z: (1 - shapiro_wilk(z)).mean()),
+    ],
+)
+def test_its_loss_is_the_squared_error_and_the_weighted_regulariser(regularizer, measure):
+    torch.manual_seed(0)
+    model, x = dae(**TINY, regularizer=regularizer, beta=7.0), torch.rand(64, 1, 8, 8)
+    losses, z = model.losses(x, torch.zeros(64), seeded(1)), model.encoder(x)
+    squares = ((model.decode(z) - x) ** 2).sum((1, 2, 3)).mean() + 32 * math.log(math.pi)
+    torch.testing.assert_close(losses["nll"], squares)
+    torch.testing.assert_close(losses["loss"], squares + 7 * measure(z))
+
+
+def test_mmd_brings_the_codes_to_the_prior_and_shapiro_wilk_only_their_shape():
+    data = load("digits", split="train", limit=512)
+    x, gaps = data.float(), {}
+    for regularizer, beta in (("mmd", 0.0), ("mmd", 1000.0), ("sw_all", 100.0)):
+        torch.manual_seed(0)
+        model = dae(**TINY, regularizer=regularizer, beta=beta)
+        fit(model, data, epochs=6, batch_size=64, progress=False)
+        z = model.posterior(x).mean.detach()
+        gaps[regularizer, beta] = mmd(z, torch.randn(z.shape, generator=seeded())), (1 - shapiro_wilk(z)).mean()
+    assert gaps["mmd", 1000.0][0] < gaps["mmd", 0.0][0] / 1.5
+    assert gaps["sw_all", 100.0][1] < gaps["mmd", 0.0][1] / 3 and gaps["sw_all", 100.0][0] > 0.3
+
+
+def test_the_store_knows_a_deterministic_autoencoder(tmp_path):
+    data, config = load("digits", split="train", limit=64), {**TINY, "regularizer": "sw_all", "beta": 3.0}
+    settings = {"epochs": 1, "batch_size": 32, "folder": tmp_path, "progress": False}
+    model, history = trained(dae, config, data, **settings)
+    again, history_again = trained(dae, config, data, **settings)
+    assert isinstance(again, DAE) and history == history_again and "one_minus_w" in history.epochs[0]
+    assert torch.equal(again.decode(again.encoder(data.float())), model.decode(model.encoder(data.float())))
+    assert len(list(tmp_path.glob("dae-*.safetensors"))) == 1
+
+
+@pytest.mark.parametrize("regularizer", ["mmd", "sw", "sw_all", "tc"])
+def test_every_regulariser_trains_a_vae(regularizer):
+    torch.manual_seed(0)
+    model = vae(**TINY, regularizer=regularizer, beta=2.0, size=256 if regularizer == "tc" else None)
+    history = fit(model, load("digits", limit=256), epochs=5, batch_size=64, progress=False)
+    assert history.epochs[-1]["loss"] < history.epochs[0]["loss"]
+
+
+@pytest.mark.parametrize("regularizer", ["kl", "tc"])
+def test_a_regulariser_that_needs_a_density_is_refused(regularizer):
+    with pytest.raises(NotDefined, match=f"regularizer: {regularizer} needs a posterior with a density"):
+        dae(**TINY, regularizer=regularizer)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"size": 100}, "size: .* with regularizer='tc' only, got 100"),
+        ({"regularizer": "tc"}, "size: the number of training images expected with regularizer='tc' only, got None"),
+        ({"regularizer": "wae"}, "regularizer: one of kl, mmd, sw, sw_all, tc expected, got 'wae'"),
+        ({"regularizer": "mmd", "beta": -1.0}, "beta: a finite weight"),
+        ({"regularizer": "sw", "beta": float("inf")}, "beta: a finite weight"),
+    ],
+)
+def test_settings_that_do_not_fit_together_are_refused(change, says):
+    with pytest.raises(ValueError, match=says):
+        vae(**TINY, **change)

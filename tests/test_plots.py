@@ -19,7 +19,7 @@ RADII = torch.tensor([0.0, 1.0, 2.0])
 
 
 def some_curve(seed=0, n=4, d=2) -> DDCurve:
-    g = seeded(seed)
+    g = seeded(int(seed))
     ssim = torch.stack([torch.ones(n), torch.rand(n, generator=g) * 0.5 + 0.4, torch.rand(n, generator=g) * 0.3])
     return DDCurve(RADII, {"SSIM": ssim, "LPIPS": 1 - ssim}, torch.randn(3, n, d, generator=g) * RADII[:, None, None])
 
@@ -89,12 +89,14 @@ def explorer():
     torch.manual_seed(0)
     models = {beta: vae(image_shape=(1, 8, 8), latent_dim=2, net="mlp", beta=beta).eval() for beta in (1.0, 4.0)}
     x = torch.rand(4, 1, 8, 8, generator=seeded())
-    return LatentAttackExplorer(models, {1.0: some_curve(0), 4.0: some_curve(1)}, x)
+    curves = {(beta, t): some_curve(2 * beta + k) for beta in models for k, t in enumerate(("away", "black"))}
+    return LatentAttackExplorer(models, curves, x)
 
 
 def test_the_explorer_shows_what_its_sliders_say(explorer):
-    explorer.beta.value, explorer.image.value, explorer.eps.value = 4.0, 2, 1
-    curve, model = explorer.curves[4.0], explorer.models[4.0]
+    explorer.model.value, explorer.target.value = 4.0, "black"
+    explorer.image.value, explorer.eps.value = 2, 1
+    curve, model = explorer.curves[4.0, "black"], explorer.models[4.0]
     z = torch.stack([curve.adversarial[0, 2], curve.adversarial[1, 2]])
     expected = torch.cat([explorer.x[2:3], model.decode(z).detach()])
     assert explorer.picture.value == plots.tile([expected], zoom=24)
@@ -102,7 +104,7 @@ def test_the_explorer_shows_what_its_sliders_say(explorer):
     assert f"LPIPS <b>{curve.values['LPIPS'][1, 2]:.3f}</b>" in explorer.numbers.value
 
 
-@pytest.mark.parametrize(("slider", "value"), [("eps", 2), ("beta", 4.0), ("image", 3)])
+@pytest.mark.parametrize(("slider", "value"), [("eps", 2), ("target", "black"), ("model", 4.0), ("image", 3)])
 def test_every_slider_changes_picture_numbers_and_curve(explorer, slider, value):
     explorer.eps.value = 1
     before = explorer.picture.value, explorer.numbers.value, explorer.curve.value
@@ -112,10 +114,28 @@ def test_every_slider_changes_picture_numbers_and_curve(explorer, slider, value)
 
 
 def test_an_explorer_of_mismatched_curves_is_refused(explorer):
-    with pytest.raises(ValueError, match="one for each β"):
-        LatentAttackExplorer(explorer.models, {1.0: some_curve()}, explorer.x)
-    with pytest.raises(ValueError, match="the same radii, and 3 images"):
+    with pytest.raises(ValueError, match="one for each"):
+        LatentAttackExplorer(explorer.models, {(1.0, "away"): some_curve()}, explorer.x)
+    with pytest.raises(ValueError, match="3 images as in x"):
         LatentAttackExplorer(explorer.models, explorer.curves, explorer.x[:3])
+
+
+def test_an_explorer_of_one_target_has_no_slider_for_it(explorer):
+    curves = {(name, "away"): curve for (name, target), curve in explorer.curves.items() if target == "away"}
+    sliders = LatentAttackExplorer(explorer.models, curves, explorer.x).view.children[0].children
+    assert [slider.description for slider in sliders] == ["attack radius ε", "weight β", "test image"]
+
+
+def test_an_explorer_of_named_models_calls_them_models(explorer):
+    models = {"KLD": explorer.models[1.0]}
+    explorer = LatentAttackExplorer(models, {("KLD", "away"): some_curve()}, explorer.x)
+    assert explorer.model.description == "model" and explorer.model.label == "KLD"
+
+
+def test_scatter_marks_each_group_its_own_way():
+    fig = plots.scatter({"a": torch.tensor([[1.0, 2.0]]), "b": torch.tensor([[3.0, 4.0]])}, x="u", y="v")
+    assert [(t.name, list(t.x), list(t.y)) for t in fig.data] == [("a", [1.0], [2.0]), ("b", [3.0], [4.0])]
+    assert len({(t.marker.symbol, t.marker.color) for t in fig.data}) == 2
 
 
 @pytest.fixture

@@ -195,6 +195,7 @@ def repair(
         posterior = [model.posterior(part) for part in x.split(512)]
         z0 = torch.cat([q.rsample(generator=generator) for q in posterior])
         stddev = torch.cat([q.stddev for q in posterior])
+        model.log_prior(z0[:1])  # a model without one says so, before its stddev of 0 is refused as a scale
     return sample(
         density,
         z0,

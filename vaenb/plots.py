@@ -95,6 +95,17 @@ def latent_map(points: Tensor, labels: Tensor, *, title: str = "", axes: tuple[s
     return fig
 
 
+def scatter(groups: dict[str, Tensor], *, title: str = "", x: str = "", y: str = "", size: int = 8) -> go.Figure:
+    """Mark groups of points (n, 2), each in a colour and with a symbol of its own."""
+    fig = go.Figure()
+    symbols = cycle(("circle", "x", "square", "diamond", "triangle-up", "cross", "star"))
+    for (name, points), color, symbol in zip(groups.items(), cycle(COLORS), symbols):  # noqa: B905
+        a, b = _plain(points.T)
+        marker = {"symbol": symbol, "size": size, "color": color}
+        fig.add_scatter(x=a, y=b, mode="markers", name=name, marker=marker)
+    return fig.update_layout(title=title, xaxis_title=x, yaxis_title=y, width=760, height=520, template=TEMPLATE)
+
+
 def bars(values: dict[str, Tensor], *, title: str = "", x: str = "", y: str = "") -> go.Figure:
     """Compare series of numbers (n,) as grouped bars over 1..n."""
     fig = go.Figure()

@@ -18,46 +18,61 @@ from vaenb.plots import COLORS, tile
 
 
 class LatentAttackExplorer:
-    """Drag the attack radius ε and β, and watch one image's reconstruction break.
+    """Drag the attack radius ε, its target, and the model (by β or by name), and watch a reconstruction break.
 
-    `models` and `curves` are keyed by β; a curve is a `dd_curve` of the latents of images `x` (N, C, H, W), all of them
-    over the same radii and with SSIM among its metrics. Moving a slider decodes at most one curve of one image.
+    `models` are keyed by β or by name; `curves` by (β or name, target) are `dd_curve`s of the latents of images `x`
+    (N, C, H, W), all of them from radius 0, with the same number of radii and SSIM among the metrics. Moving a slider
+    decodes at most one curve of one image.
     """
 
-    def __init__(self, models: dict[float, LatentModel], curves: dict[float, DDCurve], x: Tensor) -> None:
-        if models.keys() != curves.keys() or not models:
-            raise ValueError(f"curves: one for each β of models {list(models)} expected, got {list(curves)}")
-        first = next(iter(curves.values()))
-        if any(not torch.equal(c.radii, first.radii) or c.adversarial.shape[1] != len(x) for c in curves.values()):
-            raise ValueError(f"curves: the same radii, and {len(x)} images as in x, expected for every β")
-        if first.radii[0] != 0 or "SSIM" not in first.values:
+    def __init__(
+        self,
+        models: dict[float | str, LatentModel],
+        curves: dict[tuple[float | str, str], DDCurve],
+        x: Tensor,
+    ) -> None:
+        targets = list(dict.fromkeys(target for _, target in curves))
+        if set(curves) != {(name, target) for name in models for target in targets} or not curves:
+            raise ValueError(
+                f"curves: one for each (model, target) of models {list(models)} expected, got {list(curves)}"
+            )
+        counts = {tuple(c.adversarial.shape[:2]) for c in curves.values()}
+        if len(counts) != 1 or next(iter(counts))[1] != len(x):
+            raise ValueError(f"curves: as many radii in each, and {len(x)} images as in x, expected; got {counts}")
+        if any(c.radii[0] != 0 or "SSIM" not in c.values for c in curves.values()):
             raise ValueError("curves: radii from 0 (the plain reconstruction) and SSIM among the metrics expected")
         self.models, self.curves, self.x = models, curves, x
-        radii = [(f"{r:.3g}", k) for k, r in enumerate(first.radii.tolist())]
         wide = {"style": {"description_width": "11em"}, "layout": ipw.Layout(width="34em")}
-        self.eps = ipw.SelectionSlider(options=radii, description="attack radius ε", continuous_update=True, **wide)
-        betas = [(f"{beta:g}", beta) for beta in models]
-        self.beta = ipw.SelectionSlider(options=betas, description="KL weight β", continuous_update=False, **wide)
+        steps = [(f"{r:.3g}", k) for k, r in enumerate(next(iter(curves.values())).radii.tolist())]
+        self.eps = ipw.SelectionSlider(options=steps, description="attack radius ε", continuous_update=True, **wide)
+        numbers = all(isinstance(name, (int, float)) for name in models)
+        names = [(f"{name:g}" if numbers else str(name), name) for name in models]
+        label = "weight β" if numbers else "model"
+        self.model = ipw.SelectionSlider(options=names, description=label, continuous_update=False, **wide)
+        self.target = ipw.SelectionSlider(options=targets, description="target", continuous_update=False, **wide)
         self.image = ipw.IntSlider(0, 0, len(x) - 1, description="test image", continuous_update=False, **wide)
         self.picture = ipw.Image(format="png")
         self.curve = ipw.Image(format="svg+xml")
         self.numbers = ipw.HTML(layout=ipw.Layout(min_width="34em"))
         self._decoded = lru_cache(maxsize=64)(self._decode)
-        for slider in (self.eps, self.beta, self.image):
+        sliders = [self.eps, self.target, self.model, self.image]
+        if len(targets) == 1:
+            sliders.remove(self.target)
+        for slider in sliders:
             slider.observe(self._draw, "value")
-        sliders = ipw.VBox([self.eps, self.beta, self.image])
         captions = ipw.HTML("<b>original · reconstruction · attacked reconstruction</b>")
-        self.view = ipw.VBox([sliders, ipw.HBox([ipw.VBox([captions, self.picture, self.numbers]), self.curve])])
+        left = ipw.VBox([captions, self.picture, self.numbers])
+        self.view = ipw.VBox([ipw.VBox(sliders), ipw.HBox([left, self.curve])])
         self._draw()
 
     @torch.no_grad()
-    def _decode(self, beta: float, image: int) -> Tensor:
+    def _decode(self, name: float | str, target: str, image: int) -> Tensor:
         """Decode one image's attacked latents at every radius: (K, C, H, W)."""
-        return self.models[beta].decode(self.curves[beta].adversarial[:, image])
+        return self.models[name].decode(self.curves[name, target].adversarial[:, image])
 
     def _draw(self, change=None) -> None:
-        k, beta, i = self.eps.value, self.beta.value, self.image.value
-        decoded, curve = self._decoded(beta, i), self.curves[beta]
+        k, i, at = self.eps.value, self.image.value, (self.model.value, self.target.value)
+        decoded, curve = self._decoded(*at, i), self.curves[at]
         zoom = max(1, 192 // self.x.shape[-1])
         self.picture.value = tile([torch.stack([self.x[i].cpu(), decoded[0].cpu(), decoded[k].cpu()])], zoom=zoom)
         values = {name: v[k, i].item() for name, v in curve.values.items()}

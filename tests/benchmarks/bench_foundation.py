@@ -141,7 +141,9 @@ def test_the_explorer_from_slider_to_pictures(benchmark, model):
     z, radii = torch.randn(32, 10, generator=seeded()), torch.linspace(0, 3, 11)
     noise = lambda z, eps: latent.random_direction(model, z, eps=eps, restarts=1).adversarial  # noqa: E731
     curve = dd_curve(model, z, radii, noise, {"SSIM": ssim, "LPIPS": lambda a, b: 1 - ssim(a, b)})
-    explorer = LatentAttackExplorer({1.0: model, 4.0: model}, {1.0: curve, 4.0: curve}, torch.rand(32, 1, 32, 32))
+    explorer = LatentAttackExplorer(
+        {1.0: model, 4.0: model}, {(1.0, "away"): curve, (4.0, "away"): curve}, torch.rand(32, 1, 32, 32)
+    )
     moves = [("image", i % 32) for i in range(1, 33)] + [("eps", k % 11) for k in range(1, 89)]
     moves += [("beta", (4.0, 1.0)[k % 2]) for k in range(20)]
     order = torch.randperm(len(moves), generator=seeded()).tolist()

@@ -132,6 +132,7 @@ def _load_network(net: str, *, download: bool) -> nn.Module:
 
 
 @cache
+@torch.inference_mode(False)  # what is kept must serve a gradient later
 def _window(side: int) -> Tensor:
     """An 11-tap Gaussian of σ = 1.5 over reflected borders, as a matrix (side, side)."""
     taps = torch.exp(-(torch.arange(-5, 6, dtype=torch.float64) ** 2) / (2 * 1.5**2))

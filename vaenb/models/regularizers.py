@@ -71,6 +71,8 @@ class ShapiroWilk:
 
     def __post_init__(self) -> None:
         _check_weight(self.beta)
+        if not isinstance(self.projections, int) or self.projections < 0:
+            raise ValueError(f"projections: a whole number ≥ 0 expected, got {self.projections!r}")
 
     def __call__(
         self, posterior: Posterior, z: Tensor, generator: torch.Generator | None = None
@@ -99,6 +101,8 @@ class TotalCorrelation:
         _check_weight(self.beta)
         if self.estimator not in ESTIMATORS[:3]:
             raise ValueError(f"estimator: one of {', '.join(ESTIMATORS[:3])} expected, got {self.estimator!r}")
+        if not isinstance(self.size, int) or self.size < 2:
+            raise ValueError(f"size: the number of training images expected, got {self.size!r}")
 
     def __call__(
         self, posterior: Posterior, z: Tensor, generator: torch.Generator | None = None
@@ -123,8 +127,12 @@ def mmd(a: Tensor, b: Tensor) -> Tensor:
         if len(rows) < 2 or rows.shape[1] != a.shape[1]:
             raise ValueError(f"{name}: at least two rows of {a.shape[1]} numbers expected, got {tuple(rows.shape)}")
 
+    centre = torch.cat([a, b]).mean(0).detach()  # it does not matter, but keeps the digits of distances far from 0
+    a, b = a - centre, b - centre
+
     def within(x: Tensor) -> Tensor:
-        return (_imq(x, x).sum() - len(_SCALES) * len(x)) / (len(x) * (len(x) - 1))
+        kernel = _imq(x, x)
+        return (kernel.sum() - kernel.trace()) / (len(x) * (len(x) - 1))
 
     return within(a) + within(b) - 2 * _imq(a, b).mean()
 
@@ -145,8 +153,9 @@ def shapiro_wilk(z: Tensor) -> Tensor:
             "defined; the model does not use them: lower latent_dim, or the regulariser's weight"
         )
     weights = torch.tensor(_royston(len(z)), dtype=z.dtype, device=z.device)
-    # (Σ a_i z_(i))² / Σ (z_i − z̄)²; the centre does not matter above, as Σ a_i = 0, but keeps the digits
-    centred = ordered - ordered.mean(0)
+    # (Σ a_i z_(i))² / Σ (z_i − z̄)²; the centre does not matter above, as Σ a_i = 0, but keeps the digits, and the
+    # range does not matter at all, but keeps the squares of tiny and huge codes from being 0 and inf
+    centred = (ordered - ordered.mean(0)) / (ordered[-1] - ordered[0]).detach()
     return (weights @ centred) ** 2 / (centred**2).sum(0)
 
 
@@ -166,13 +175,17 @@ def decomposed_kl(
         mws            minibatch-weighted sampling, 1/(NB) on all rows: the total correlation is off by about
                        (D − 1) log N, which is constant
 
-    All of them need many draws near z: of narrow posteriors in a small batch only the own row counts, and
-    the total correlation comes out too large. `chunk` draws are compared with the posterior's rows at a time.
+    All of them need many rows near z. In batches of 64 (D = 8, N = 4096) mss puts the total correlation .7 too low for
+    posteriors of σ = .5, and 1.4 too high at σ = .1, where only the own row counts. Of narrow posteriors even `exact`
+    exceeds that of the law the images come from: it is that of N separate bumps. `chunk` draws are compared with the
+    posterior's rows at a time.
     """
     if not isinstance(posterior, DiagonalGaussian):
         raise NotDefined(f"the total correlation needs a Gaussian posterior, got a {type(posterior).__name__}")
     check_latents(z)
-    rows = len(posterior.mean)
+    rows, dims = posterior.mean.shape
+    if z.shape[1] != dims:
+        raise ValueError(f"z: draws of {dims} numbers, as many as the posterior has, expected, got {tuple(z.shape)}")
     weights = _log_weights(rows, len(z), size, estimator).to(z)
     joint, each = [], []
     for start in range(0, len(z), chunk):
@@ -206,7 +219,7 @@ def _log_weights(rows: int, draws: int, size: int | None, estimator: str) -> Ten
         weights[i, i], weights[i, (i + 1) % rows] = 1 / size, (size - others) / (size * others)
     else:
         weights[:, 0], weights[:, 1] = 1 / size, (size - others) / (size * others)
-        weights[-1, 0] = weights[0, 1]
+        weights[-2, 0] = weights[0, 1]
     return weights.log()
 
 

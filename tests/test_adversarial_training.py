@@ -1,0 +1,214 @@
+"""Latent adversarial training: what the second update touches, what it attacks, and that it helps."""
+
+import pytest
+import torch
+
+from tests.oracles import seeded
+from vaenb.attacks import latent
+from vaenb.attacks.adversarial_training import AdversarialVAE, adversarial_vae
+from vaenb.data import load
+from vaenb.metrics.images import ssim
+from vaenb.models import vae
+from vaenb.training import fit, trained
+
+SMALL = {"image_shape": (1, 8, 8), "latent_dim": 3, "net": "mlp"}
+CONV = {"image_shape": (1, 16, 16), "latent_dim": 3}  # has BatchNorm
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load("digits", split="train", limit=64)
+
+
+@pytest.fixture(scope="module")
+def larger():
+    return load("digits", split="train", limit=64, size=16)
+
+
+def built(build, **config):
+    torch.manual_seed(0)
+    return build(**config)
+
+
+def fitted(model, data, **settings):
+    fit(model, data, **{"epochs": 1, "batch_size": 64, "progress": False, **settings})
+    return model
+
+
+def same(a, b) -> bool:
+    a, b = a.state_dict(), b.state_dict()
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def statistics(module):
+    return {name: value for name, value in module.state_dict().items() if "running" in name or "tracked" in name}
+
+
+@pytest.fixture
+def attacks(monkeypatch):
+    """What the attacks of a training were asked for, and what they found."""
+    seen, attack = [], latent.attack
+
+    def spy(model, z, *, eps, **search):
+        result = attack(model, z, eps=eps, **search)
+        seen.append({"z": z, "eps": eps, "result": result, "training": model.training, **search})
+        return result
+
+    monkeypatch.setattr(latent, "attack", spy)
+    return seen
+
+
+def test_the_second_update_leaves_the_encoder_and_batchnorm_as_the_first_one_did(larger):
+    plain = fitted(built(vae, likelihood="gaussian", **CONV), larger)
+    robust = fitted(built(adversarial_vae, eps=1.0, steps=2, updates=2, **CONV), larger)  # one batch is an epoch
+    assert same(plain.encoder, robust.encoder)
+    assert statistics(plain) and all(torch.equal(v, statistics(robust)[k]) for k, v in statistics(plain).items())
+    moved = [
+        not torch.equal(p, q) for p, q in zip(plain.decoder.parameters(), robust.decoder.parameters(), strict=True)
+    ]
+    assert all(moved)
+
+
+def test_over_several_batches_the_encoder_meets_another_decoder(digits):
+    plain = fitted(built(vae, likelihood="gaussian", **SMALL), digits, batch_size=32)
+    robust = fitted(built(adversarial_vae, eps=1.0, steps=1, **SMALL), digits, batch_size=32)
+    assert not same(plain.encoder, robust.encoder)
+
+
+def test_a_model_without_the_hook_trains_as_one_that_yields_nothing(digits):
+    class Silent(AdversarialVAE):
+        def further_losses(self, x, generator=None):
+            return iter(())
+
+    silent = built(adversarial_vae, eps=1.0, **SMALL)
+    silent.__class__ = Silent
+    assert same(fitted(silent, digits), fitted(built(vae, likelihood="gaussian", **SMALL), digits))
+
+
+def test_each_further_loss_gets_a_step_of_its_own_on_what_it_reaches(digits):
+    class Shift(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = (torch.nn.Parameter(torch.zeros(())) for _ in range(2))
+            self.seen = []
+
+        def losses(self, x, labels, generator=None):
+            return {"loss": self.a}
+
+        def further_losses(self, x, generator=None):
+            for _ in range(2):
+                self.seen.append((self.a.item(), self.b.item()))
+                yield self.b
+
+    model = fitted(Shift(), digits, lr=0.5)
+    assert model.seen == [pytest.approx((-0.5, 0)), pytest.approx((-0.5, -0.5))]
+    assert (model.a.item(), model.b.item()) == pytest.approx((-0.5, -1))
+
+
+def test_the_loss_is_that_of_the_attacked_codes(attacks):
+    model, x = built(adversarial_vae, eps=1.5, steps=2, **SMALL), torch.rand(7, 1, 8, 8, generator=seeded())
+    (loss,) = model.further_losses(x, seeded())
+    (attack,) = attacks
+    squares = ((model.decode(attack["result"].adversarial) - x) ** 2).sum((1, 2, 3)).mean()
+    torch.testing.assert_close(loss - 32 * torch.tensor(torch.pi).log(), squares)
+    assert loss.requires_grad and not attack["z"].requires_grad
+    torch.testing.assert_close(attack["z"], model.posterior(x).rsample(generator=seeded()))
+
+
+@pytest.mark.parametrize("updates", [1, 3])
+def test_attacks_are_pgd_on_ssim_in_the_ball_and_see_batchnorm_at_rest(attacks, larger, updates):
+    model = fitted(built(adversarial_vae, eps=0.7, steps=4, updates=updates, **CONV), larger, batch_size=32)
+    assert len(attacks) == 2 * updates and not model.training
+    for attack in attacks:
+        a, b, result = torch.rand(3, 1, 16, 16), torch.rand(3, 1, 16, 16), attack["result"]
+        torch.testing.assert_close(attack["distance"](a, b), 1 - ssim(a, b))
+        assert ((result.adversarial - attack["z"]).norm(dim=1) <= 0.7 * (1 + 1e-5)).all()
+        assert (attack["eps"] == 0.7).all() and not attack["training"]
+        assert result.gradient_calls == 4 and len(result.restart_losses) == 1
+
+
+def test_a_mixture_draws_a_radius_for_each_image(attacks):
+    model = built(adversarial_vae, eps=2.0, steps=1, mixture=True, **SMALL)
+    list(model.further_losses(torch.rand(400, 1, 8, 8, generator=seeded()), seeded()))
+    radius, moved = attacks[0]["eps"], attacks[0]["result"].adversarial - attacks[0]["z"]
+    assert ((radius > 0) & (radius < 2)).all() and len(radius.unique()) == 400
+    assert radius.mean().item() == pytest.approx(1, abs=4 * 2 / 12**0.5 / 20)
+    assert (moved.norm(dim=1) <= radius * (1 + 1e-5)).all()
+
+
+def test_the_model_trains_again_after_each_batch(larger):
+    model = built(adversarial_vae, eps=1.0, steps=1, updates=2, **CONV).train()
+    modes = [model.training for _ in model.further_losses(larger.float(), seeded())]
+    assert modes == [False, False] and all(m.training for m in model.modules())
+
+
+def test_it_rests_at_the_end_even_of_a_training_that_failed(larger, monkeypatch):
+    def broken(*_, **__):
+        raise RuntimeError("no attack today")
+
+    model = built(adversarial_vae, eps=1.0, **CONV)
+    monkeypatch.setattr(latent, "attack", broken)
+    with pytest.raises(RuntimeError, match="no attack today"):
+        fitted(model, larger)
+    assert not any(m.training for m in model.modules())
+
+
+def test_it_rests_where_the_step_itself_fails(larger, monkeypatch):
+    model = built(adversarial_vae, eps=1.0, steps=1, **CONV)
+    monkeypatch.setattr(AdversarialVAE, "log_likelihood", lambda self, x, z: x.sum((1, 2, 3)) + 0 * z.sum())
+    monkeypatch.setattr(
+        AdversarialVAE, "losses", lambda self, x, *_: {"loss": self.decode(self.posterior(x).mean).sum()}
+    )
+    with pytest.raises(RuntimeError, match="does not require grad"):
+        fitted(model, larger)
+    assert not any(m.training for m in model.modules())
+
+
+def test_the_same_seed_gives_the_same_weights(digits):
+    models = [
+        fitted(built(adversarial_vae, eps=1.0, steps=2, mixture=True, **SMALL), digits, batch_size=16, seed=seed)
+        for seed in (3, 3, 4)
+    ]
+    assert same(models[0], models[1]) and not same(models[0], models[2])
+
+
+def test_the_store_keeps_the_radius_apart(digits, tmp_path):
+    settings = {"epochs": 1, "folder": tmp_path, "progress": False}
+    first, _ = trained(adversarial_vae, {"eps": 1.0, "steps": 1, **SMALL}, digits, **settings)
+    again, _ = trained(adversarial_vae, {"eps": 1.0, "steps": 1, **SMALL}, digits, **settings)
+    other, _ = trained(adversarial_vae, {"eps": 2.0, "steps": 1, **SMALL}, digits, **settings)
+    assert same(first, again) and not same(first, other)
+    assert isinstance(again, AdversarialVAE) and (again.eps, again.updates, again.mixture) == (1.0, 1, False)
+
+
+def test_it_is_more_robust_than_its_twin_and_reconstructs_as_well():
+    train, x = load("digits", split="train", limit=500), load("digits", split="test", limit=64).float()
+    config, eps = {"image_shape": (1, 8, 8), "latent_dim": 4, "net": "mlp", "beta": 0.1}, 3.0
+
+    def after_training(model):
+        fitted(model, train, epochs=12, batch_size=50)
+        with torch.no_grad():
+            z = model.posterior(x).mean
+        attack = latent.attack(model, z, eps=eps, distance=lambda a, b: 1 - ssim(a, b), generator=seeded())
+        return 1 - attack.loss.mean().item(), ssim(model.decode(z), x).mean().item()
+
+    plain = after_training(built(vae, likelihood="gaussian", **config))
+    robust = after_training(built(adversarial_vae, eps=eps, steps=2, **config))
+    assert plain[0] < 0.65 and robust[0] > plain[0] + 0.15  # measured .50 and .84
+    assert robust[1] > plain[1] - 0.06
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"eps": 0.0}, "eps: a positive radius expected, got 0.0"),
+        ({"eps": float("nan")}, "eps: a positive radius"),
+        ({"eps": float("inf")}, "eps: a positive radius"),
+        ({"steps": 0}, "steps: a whole number ≥ 1 expected, got 0"),
+        ({"updates": 1.5}, "updates: a whole number ≥ 1 expected, got 1.5"),
+        ({"net": "resnet"}, "net: one of"),
+    ],
+)
+def test_bad_arguments_are_refused(change, says):
+    with pytest.raises(ValueError, match=says):
+        adversarial_vae(**{"eps": 1.0, **SMALL, **change})
