@@ -201,9 +201,8 @@ def test_it_is_more_robust_than_its_twin_and_reconstructs_as_well():
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"eps": 0.0}, "eps: a positive radius expected, got 0.0"),
-        ({"eps": float("nan")}, "eps: a positive radius"),
-        ({"eps": float("inf")}, "eps: a positive radius"),
+        ({"eps": float("nan")}, "eps: a finite radius ≥ 0"),
+        ({"eps": float("inf")}, "eps: a finite radius ≥ 0"),
         ({"steps": 0}, "steps: a whole number ≥ 1 expected, got 0"),
         ({"updates": 1.5}, "updates: a whole number ≥ 1 expected, got 1.5"),
         ({"net": "resnet"}, "net: one of"),
@@ -212,3 +211,13 @@ def test_it_is_more_robust_than_its_twin_and_reconstructs_as_well():
 def test_bad_arguments_are_refused(change, says):
     with pytest.raises(ValueError, match=says):
         adversarial_vae(**{"eps": 1.0, **SMALL, **change})
+
+
+def test_the_control_makes_as_many_steps_on_codes_that_are_not_attacked(monkeypatch):
+    monkeypatch.setattr("vaenb.attacks.latent.attack", None)  # it is not called
+    model = adversarial_vae(eps=0.0, image_shape=(1, 8, 8), latent_dim=2, net="mlp", updates=2)
+    x = torch.rand(6, 1, 8, 8, generator=seeded())
+    model.eval()
+    expected = [-model.log_likelihood(x, model.posterior(x).rsample(generator=g)).mean() for g in [seeded(1)] * 2]
+    losses = list(model.further_losses(x, seeded(1)))
+    assert torch.allclose(torch.stack(losses), torch.stack(expected))

@@ -2,13 +2,14 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vaenb.attacks.pgd import pgd
-from vaenb.metrics.distortion import aaddc, aaddc_abs, aaddc_rel, dd_curve, scale_free
+from vaenb.metrics.distortion import aaddc, aaddc_abs, aaddc_rel, dd_curve, scale_free, spread
 from vaenb.metrics.images import mse, ssim
 from vaenb.models import vae
 
@@ -128,7 +129,7 @@ def test_radius_zero_leaves_the_latents_and_keeps_no_gradient():
 
 
 def test_an_attack_that_ignores_its_radius_is_refused():
-    with pytest.raises(ValueError, match="radius 0"):
+    with pytest.raises(ValueError, match="by 0.2 at radius 0;"):
         dd_curve(Decoder(decode), latents(), RADII, lambda z, eps: z + 0.1, {"MSE": mse})
 
 
@@ -253,21 +254,45 @@ def test_unknown_directions_and_curves_of_other_radii_are_refused():
 # scale-free radii
 
 
-def test_radii_in_multiples_of_a_known_spread():
+def test_the_spread_of_latents_ignores_rotation_and_shift_and_follows_the_unit():
     z = torch.tensor([[-3.0, 4.0], [3.0, -4.0]], dtype=torch.float64)  # variances 18 and 32
-    assert torch.allclose(scale_free(RADII, z), RADII / 5)
+    assert spread(z) == pytest.approx(5)
+    c, s = math.cos(0.7), math.sin(0.7)
+    assert spread(2 * (z @ torch.tensor([[c, -s], [s, c]], dtype=z.dtype) + 3)) == pytest.approx(10)
+    with pytest.raises(ValueError, match="at least two"):
+        spread(torch.ones(1, 2))
 
 
 @relaxed
-@given(st.floats(0.01, 100), st.floats(0, 2 * math.pi), st.floats(-10, 10))
-def test_scale_free_radii_ignore_rotation_shift_and_unit_of_the_latent_space(unit_of_latent, angle, shift):
-    z, c, s = latents(50)[:, :2], math.cos(angle), math.sin(angle)
-    moved = unit_of_latent * (z @ torch.tensor([[c, -s], [s, c]], dtype=z.dtype) + shift)
-    assert torch.allclose(scale_free(unit_of_latent * RADII, moved), scale_free(RADII, z))
+@given(st.floats(0.1, 10), curves(2))
+def test_another_unit_of_the_latent_space_does_not_change_the_scale_free_curve(unit_of_latent, values):
+    grid, found = scale_free(RADII, values[:, 0], unit=0.5, reach=2.0)
+    other_grid, other = scale_free(unit_of_latent * RADII, values[:, 0], unit=0.5 * unit_of_latent, reach=2.0)
+    assert torch.allclose(grid, other_grid) and torch.allclose(found, other)
 
 
-def test_latents_without_spread_are_refused():
-    with pytest.raises(ValueError, match="no spread"):
-        scale_free(RADII, torch.ones(3, 2))
-    with pytest.raises(ValueError, match="at least two"):
-        scale_free(RADII, torch.ones(1, 2))
+def test_a_scale_free_curve_is_the_curve_at_the_multiples():
+    values = torch.stack([1 - RADII, RADII**2], 1)
+    grid, found = scale_free(RADII, values, unit=0.5, reach=1.2)
+    assert grid[0] == 0 and grid[-1] == pytest.approx(1.2)
+    assert torch.allclose(found[:, 0], 1 - 0.5 * grid)
+    assert found[:, 1].tolist() == pytest.approx(np.interp(0.5 * grid, RADII, RADII**2).tolist())
+    assert aaddc_abs(grid, found[:, 0], better="higher") == pytest.approx(1 - 0.5 * 1.2 / 2)
+
+
+def test_a_scale_free_curve_is_not_extrapolated():
+    with pytest.raises(ValueError, match="measured are 0 to 2"):
+        scale_free(RADII, RADII, unit=0.5, reach=2.1)
+    with pytest.raises(ValueError, match="radii from 0"):
+        scale_free(RADII[1:], RADII[1:], unit=0.5, reach=1.0)
+    with pytest.raises(ValueError, match="positive"):
+        scale_free(RADII, RADII, unit=0.0, reach=1.0)
+
+
+def test_an_attack_beyond_its_radius_is_refused_in_either_norm():
+    corner = lambda z, eps: z + eps[:, None]  # noqa: E731
+    dd_curve(Decoder(decode), latents(), RADII, corner, {"MSE": mse}, norm="linf")
+    with pytest.raises(ValueError, match="within the l2 radius"):
+        dd_curve(Decoder(decode), latents(), RADII, corner, {"MSE": mse})
+    with pytest.raises(TypeError, match="names and functions"):
+        dd_curve(Decoder(decode), latents(), RADII, corner, mse)

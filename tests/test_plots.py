@@ -116,7 +116,7 @@ def test_every_slider_changes_picture_numbers_and_curve(explorer, slider, value)
 def test_an_explorer_of_mismatched_curves_is_refused(explorer):
     with pytest.raises(ValueError, match="one for each"):
         LatentAttackExplorer(explorer.models, {(1.0, "away"): some_curve()}, explorer.x)
-    with pytest.raises(ValueError, match="3 images as in x"):
+    with pytest.raises(ValueError, match="the same radii, and 3 images"):
         LatentAttackExplorer(explorer.models, explorer.curves, explorer.x[:3])
 
 
@@ -132,10 +132,19 @@ def test_an_explorer_of_named_models_calls_them_models(explorer):
     assert explorer.model.description == "model" and explorer.model.label == "KLD"
 
 
+def test_bars_on_a_logarithmic_axis_stay_by_their_place():
+    values = torch.rand(2, 5, generator=seeded())
+    series = {name: (torch.tensor([1.0, 100.0]), values) for name in "abc"}
+    fig = plots.lines(series, log_x=True)
+    shifts = np.log(np.array([trace.x for trace in fig.data]) / [1.0, 100.0])
+    assert np.allclose(shifts, 0.012 * np.log(100) * np.array([-1, 0, 1])[:, None], atol=1e-5)
+
+
 def test_scatter_marks_each_group_its_own_way():
     fig = plots.scatter({"a": torch.tensor([[1.0, 2.0]]), "b": torch.tensor([[3.0, 4.0]])}, x="u", y="v")
     assert [(t.name, list(t.x), list(t.y)) for t in fig.data] == [("a", [1.0], [2.0]), ("b", [3.0], [4.0])]
-    assert len({(t.marker.symbol, t.marker.color) for t in fig.data}) == 2
+    many = plots.scatter({str(k): torch.zeros(1, 2) for k in range(12)})
+    assert len({(t.marker.symbol, t.marker.color) for t in many.data}) == 12
 
 
 @pytest.fixture

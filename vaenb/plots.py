@@ -98,7 +98,7 @@ def latent_map(points: Tensor, labels: Tensor, *, title: str = "", axes: tuple[s
 def scatter(groups: dict[str, Tensor], *, title: str = "", x: str = "", y: str = "", size: int = 8) -> go.Figure:
     """Mark groups of points (n, 2), each in a colour and with a symbol of its own."""
     fig = go.Figure()
-    symbols = cycle(("circle", "x", "square", "diamond", "triangle-up", "cross", "star"))
+    symbols = cycle(("circle", "x", "square", "diamond", "triangle-up", "star"))  # not as many as colours
     for (name, points), color, symbol in zip(groups.items(), cycle(COLORS), symbols):  # noqa: B905
         a, b = _plain(points.T)
         marker = {"symbol": symbol, "size": size, "color": color}
@@ -132,14 +132,16 @@ def lines(
     """
     fig = go.Figure()
     color, markers = COLORS[0], cycle(("circle", "square", "diamond", "triangle-up", "x", "cross", "star"))
-    palette, span = cycle(COLORS), max(p.max() for p, _ in series.values()) - min(p.min() for p, _ in series.values())
+    first, last = min(p.min() for p, _ in series.values()), max(p.max() for p, _ in series.values())
+    palette, span, ratio = cycle(COLORS), last - first, last / first
     for number, (name, (places, values)) in enumerate(series.items()):
         color = color if name in dashed else next(palette)
         style = {"line": {"color": color, "dash": "dash" if name in dashed else "solid"}, "mode": "lines+markers"}
         if values.ndim == 2:
             error = 2 * values.std(1) / values.shape[1] ** 0.5
             style["error_y"] = {"array": _plain(error), "thickness": 1}
-            places, values = places + 0.012 * span * (number - (len(series) - 1) / 2), values.mean(1)
+            shift = 0.012 * (number - (len(series) - 1) / 2)
+            places, values = places * ratio**shift if log_x else places + shift * span, values.mean(1)
         fig.add_scatter(x=_plain(places), y=_plain(values), name=name, marker_symbol=next(markers), **style)
     fig.update_layout(title=title, xaxis_title=x, yaxis_title=y, width=820, height=440, template=TEMPLATE)
     return fig.update_xaxes(type="log") if log_x else fig

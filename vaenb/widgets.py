@@ -21,7 +21,7 @@ class LatentAttackExplorer:
     """Drag the attack radius ε, its target, and the model (by β or by name), and watch a reconstruction break.
 
     `models` are keyed by β or by name; `curves` by (β or name, target) are `dd_curve`s of the latents of images `x`
-    (N, C, H, W), all of them from radius 0, with the same number of radii and SSIM among the metrics. Moving a slider
+    (N, C, H, W), all of them over the same radii from 0 and with SSIM among the metrics. Moving a slider
     decodes at most one curve of one image.
     """
 
@@ -36,14 +36,14 @@ class LatentAttackExplorer:
             raise ValueError(
                 f"curves: one for each (model, target) of models {list(models)} expected, got {list(curves)}"
             )
-        counts = {tuple(c.adversarial.shape[:2]) for c in curves.values()}
-        if len(counts) != 1 or next(iter(counts))[1] != len(x):
-            raise ValueError(f"curves: as many radii in each, and {len(x)} images as in x, expected; got {counts}")
+        first = next(iter(curves.values()))
+        if any(not torch.equal(c.radii, first.radii) or c.adversarial.shape[1] != len(x) for c in curves.values()):
+            raise ValueError(f"curves: the same radii, and {len(x)} images as in x, expected in each")
         if any(c.radii[0] != 0 or "SSIM" not in c.values for c in curves.values()):
             raise ValueError("curves: radii from 0 (the plain reconstruction) and SSIM among the metrics expected")
         self.models, self.curves, self.x = models, curves, x
         wide = {"style": {"description_width": "11em"}, "layout": ipw.Layout(width="34em")}
-        steps = [(f"{r:.3g}", k) for k, r in enumerate(next(iter(curves.values())).radii.tolist())]
+        steps = [(f"{r:.3g}", k) for k, r in enumerate(first.radii.tolist())]
         self.eps = ipw.SelectionSlider(options=steps, description="attack radius ε", continuous_update=True, **wide)
         numbers = all(isinstance(name, (int, float)) for name in models)
         names = [(f"{name:g}" if numbers else str(name), name) for name in models]

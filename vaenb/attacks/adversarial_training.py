@@ -34,10 +34,11 @@ class AdversarialVAE(VAE):
             for _ in range(self.updates):
                 with torch.no_grad():
                     z = self.posterior(x).rsample(generator=generator)
-                radius = self.eps * (rand_like(z[:, 0], generator) if self.mixture else torch.ones_like(z[:, 0]))
-                search = {"steps": self.steps, "restarts": 1, "generator": generator}
-                attacked = latent.attack(self, z, eps=radius, distance=_dissimilarity, **search).adversarial
-                yield -self.log_likelihood(x, attacked).mean()
+                if self.eps > 0:
+                    radius = self.eps * (rand_like(z[:, 0], generator) if self.mixture else torch.ones_like(z[:, 0]))
+                    search = {"steps": self.steps, "restarts": 1, "generator": generator}
+                    z = latent.attack(self, z, eps=radius, distance=_dissimilarity, **search).adversarial
+                yield -self.log_likelihood(x, z).mean()
         finally:
             self.train()
 
@@ -48,10 +49,11 @@ def adversarial_vae(
     """Build a VAE (`config` as for `vae`) that is trained against latent attacks of `eps`, by PGD of `steps` steps.
 
     `mixture` draws each image's radius uniformly from (0, eps) instead of always taking eps, which document 001 does.
+    `eps=0` is the control: as many steps on the decoder, on codes that were not attacked.
     A training step costs about `updates`·(`steps` + 2) passes through the decoder more.
     """
-    if not 0 < eps < float("inf"):
-        raise ValueError(f"eps: a positive radius expected, got {eps!r}")
+    if not 0 <= eps < float("inf"):
+        raise ValueError(f"eps: a finite radius ≥ 0 expected, got {eps!r}")
     for name, value in {"steps": steps, "updates": updates}.items():
         if not isinstance(value, int) or value < 1:
             raise ValueError(f"{name}: a whole number ≥ 1 expected, got {value!r}")

@@ -122,7 +122,8 @@ def top_singular(
     so that everything torch can differentiate twice will do. Where J = 0 the value is 0 and v is random. Raises
     ValueError where no gradient reaches z.
     """
-    engine._check_counts(iterations=iterations, chunk=chunk)
+    engine._check(z, 0.0, None, 1, "l2", None, 1, chunk)
+    engine._check_counts(iterations=iterations)
     z = z.detach()
     starts = engine._direction(randn_like(z, generator), "l2")
     parts = [_power(function, *part, iterations) for part in zip(z.split(chunk), starts.split(chunk), strict=True)]
@@ -135,6 +136,8 @@ def _power(function, z: Tensor, v: Tensor, iterations: int) -> tuple[Tensor, Ten
     with torch.enable_grad():
         z = z.clone().requires_grad_()
         y = function(z)
+        if not isinstance(y, Tensor):
+            raise TypeError(f"function: a tensor expected, got {type(y).__name__}; of a posterior, take its mean")
         w = torch.zeros_like(y, requires_grad=True)
         back = torch.autograd.grad(y, z, w, create_graph=True, allow_unused=True)[0] if y.requires_grad else None
     if back is None:

@@ -59,6 +59,8 @@ def _counts(z: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 def _discrete(codes: Tensor, factors: Tensor, bins: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
     check_latents(codes, "codes")
+    if isinstance(factors, Tensor) and factors.ndim == 1:
+        raise ValueError(f"factors: (N, K) expected, got shape {tuple(factors.shape)}; of labels, labels[:, None]")
     check_latents(factors.double() if isinstance(factors, Tensor) else factors, "factors")
     if len(codes) != len(factors):
         raise ValueError(f"codes and factors: a row for each image expected, got {len(codes)} and {len(factors)}")

@@ -36,6 +36,7 @@ def dd_curve(
     attack: Callable[..., Tensor],
     metrics: Mapping[str, Metric],
     *,
+    norm: str = "l2",
     chunk: int | None = None,
 ) -> DDCurve:
     """Attack latents z (N, D) at every radius and measure how far the decoded images move.
@@ -43,11 +44,17 @@ def dd_curve(
     `attack(z, eps=…)` gets all K·N latents in one call, with a radius for each row (K·N,), and returns the attacked
     ones in the same shape. Each metric maps two batches of M images, the clean one first, to (M,). `chunk` is the
     number of latents decoded at a time. Decoding and measuring keep no gradient.
-    Raises ValueError where the attack moves a latent at radius 0, for then it does not heed its radius.
+    Raises ValueError where the attack moves a latent further than its radius, in `norm` (l2 or linf).
     """
     check_model(model)
     check_latents(z)
     _check_radii(radii, at_least=1)
+    if norm not in ("l2", "linf"):
+        raise ValueError(f"norm: l2 or linf expected, got {norm!r}")
+    if not isinstance(metrics, Mapping):
+        raise TypeError(
+            f"metrics: names and functions, such as {{'SSIM': ssim}}, expected, got {type(metrics).__name__}"
+        )
     if not metrics or chunk is not None and chunk < 1:
         raise ValueError(f"metrics and chunk: at least one of each expected, got {len(metrics)} metrics, chunk={chunk}")
     repeated, eps = z.detach().repeat(len(radii), 1), radii.to(z).repeat_interleave(len(z))
@@ -57,8 +64,13 @@ def dd_curve(
         raise ValueError(
             f"attack: attacked latents {tuple(repeated.shape)} expected (an AttackResult's .adversarial), got {got}"
         )
-    if not torch.allclose(adversarial[eps == 0], repeated[eps == 0], rtol=1e-5, atol=1e-6):
-        raise ValueError("attack: it moved latents at radius 0; it must stay within the radius eps (M,) of each row")
+    moved = torch.linalg.vector_norm(adversarial.detach() - repeated, ord=2 if norm == "l2" else float("inf"), dim=1)
+    if (outside := moved > eps * (1 + 1e-3) + 1e-5).any():
+        row = outside.nonzero()[0].item()
+        raise ValueError(
+            f"attack: it moved a latent by {moved[row]:.4g} at radius {eps[row]:.4g}; it must stay within the {norm} "
+            "radius eps (M,) of each row"
+        )
     adversarial = adversarial.detach()
     values = _measure(model.decode, z.detach(), adversarial, metrics, chunk or len(adversarial))
     shape = (len(radii), len(z))
@@ -119,12 +131,24 @@ def spread(latents: Tensor) -> Tensor:
     return latents.std(0).square().mean().sqrt()
 
 
-def scale_free(radii: Tensor, latents: Tensor) -> Tensor:
-    """Give radii in multiples of the latents' own `spread`, so that neither their unit nor a rotation matters."""
-    unit = spread(latents)
-    if unit == 0:
-        raise ValueError("latents: all rows are equal, so they have no spread to measure radii by")
-    return radii / unit.to(radii)
+def scale_free(radii: Tensor, values: Tensor, *, unit: float, reach: float) -> tuple[Tensor, Tensor]:
+    """Redraw a curve over multiples of a model's own `unit`, such as its codes' `spread`, from 0 to `reach`.
+
+    `values` is (K,) or (K, N) at radii (K,) from 0. Gives 50 multiples and the values there, linearly interpolated, as
+    `aaddc_abs` takes them. To compare models, take one `reach` for all: the smallest of their radii[-1] / unit. Raises
+    ValueError where the curve was not measured so far.
+    """
+    _check_radii(radii, at_least=2)
+    _check_curve(radii, values, "values")
+    if not unit > 0 or not reach > 0:
+        raise ValueError(f"unit and reach: positive numbers expected, got {unit} and {reach}")
+    own = radii.to(values) / unit
+    if radii[0] != 0 or reach > own[-1] * (1 + 1e-5):
+        raise ValueError(f"reach: radii from 0 to {reach:g} units expected, measured are {own[0]:.3g} to {own[-1]:.3g}")
+    grid = torch.linspace(0, min(reach, own[-1].item()), 50, dtype=own.dtype, device=own.device)
+    right = torch.searchsorted(own, grid).clamp(1, len(own) - 1)
+    weight = (grid - own[right - 1]) / (own[right] - own[right - 1])
+    return grid, torch.lerp(values[right - 1], values[right], weight.view(-1, *[1] * (values.ndim - 1)))
 
 
 @torch.no_grad()

@@ -68,7 +68,8 @@ class VAE(nn.Module):
         weight = next(self.parameters())
         if (tensor.dtype, tensor.device) != (weight.dtype, weight.device):
             expected, got = f"{weight.dtype} on {weight.device}", f"{tensor.dtype} on {tensor.device}"
-            raise TypeError(f"{name}: the model's {expected} expected, got {got}; use {name}.to(…)")
+            hint = f"{name}.to(…)" if tensor.is_floating_point() else f"{name}.float() / 255"
+            raise TypeError(f"{name}: the model's {expected} expected, got {got}; use {hint}")
 
     def losses(self, x: Tensor, labels: Tensor, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """Compute the batch's statistics in nats per image; `fit` minimises the one called `loss`."""

@@ -183,6 +183,8 @@ def decomposed_kl(
     if not isinstance(posterior, DiagonalGaussian):
         raise NotDefined(f"the total correlation needs a Gaussian posterior, got a {type(posterior).__name__}")
     check_latents(z)
+    if not isinstance(chunk, int) or chunk < 1:
+        raise ValueError(f"chunk: a whole number ≥ 1 expected, got {chunk!r}")
     rows, dims = posterior.mean.shape
     if z.shape[1] != dims:
         raise ValueError(f"z: draws of {dims} numbers, as many as the posterior has, expected, got {tuple(z.shape)}")
