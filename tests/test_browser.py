@@ -30,7 +30,7 @@ pytestmark = [
 # What is tested here are the sliders: nbval runs the notebooks as they are committed.
 SMALLER = {
     "02_latent_attacks.ipynb": {"betas": [], "count": 8},
-    "03_latent_defences.ipynb": {"betas": [1.0, 10.0], "dims": [10], "count": 8},
+    "03_latent_defences.ipynb": {"betas": [1.0, 10.0], "count": 8},
     "04_encoder_attacks_hmc.ipynb": {"betas": [1.0, 4.0], "per_class": 1, "transitions": 50, "adaptive_images": 2},
 }
 
