@@ -2,8 +2,8 @@
 
 Random search along orthonormal directions, one query a step: go z' ← Π(z' + s·u) if that is better, else try −u next
 (SimBA, Guo et al., 2019). The directions are random and not pixels, and the step shrinks from s = eps to eps/10 as in
-the Square Attack (Andriushchenko et al., 2020). At the dimensions of latents this beat PGD with NES gradients
-(Ilyas et al., 2018), which pays for several queries before it moves, and evolution strategies.
+the Square Attack (Andriushchenko et al., 2020). At 10 and 30 dimensions this beat PGD with NES gradients
+(Ilyas et al., 2018), which pays for several queries before it moves, and at up to 100 queries evolution strategies.
 """
 
 from dataclasses import replace
