@@ -16,11 +16,14 @@ import kaleido
 import numpy as np
 import plotly.graph_objects as go
 import plotly.io as pio
+import torch
 from choreographer.browsers.chromium import Chromium
 from PIL import Image
 from plotly.subplots import make_subplots
 from torch import Tensor
 
+from vaenb.claims import Estimate
+from vaenb.metrics.calibration import Binned, Reliability
 from vaenb.metrics.distortion import DDCurve
 from vaenb.metrics.slices import Slice
 
@@ -145,6 +148,98 @@ def lines(
         fig.add_scatter(x=_plain(places), y=_plain(values), name=name, marker_symbol=next(markers), **style)
     fig.update_layout(title=title, xaxis_title=x, yaxis_title=y, width=820, height=440, template=TEMPLATE)
     return fig.update_xaxes(type="log") if log_x else fig
+
+
+def intervals(
+    values: dict[str, dict[str, Estimate]], *, title: str = "", x: str = "", mark: float | None = None
+) -> go.Figure:
+    """Compare estimates with their intervals: a row for each inner name, a colour and a symbol for each outer one.
+
+    A dashed line stands at `mark`.
+    """
+    fig = go.Figure()
+    rows = list(dict.fromkeys(name for group in values.values() for name in group))
+    symbols = cycle(("circle", "x", "square", "diamond", "triangle-up", "star"))
+    for number, ((name, group), color, symbol) in enumerate(zip(values.items(), cycle(COLORS), symbols)):  # noqa: B905
+        shift = 0.12 * (number - (len(values) - 1) / 2)
+        found = [(rows.index(row) + shift, e) for row, e in group.items()]
+        effect, low, high = (np.array([getattr(e, part) for _, e in found]) for part in ("effect", "low", "high"))
+        ends = {"array": _six(np.maximum(high - effect, 0)), "arrayminus": _six(np.maximum(effect - low, 0))}
+        bar = {**ends, "symmetric": False, "thickness": 1.5, "width": 0}
+        marker = {"color": color, "symbol": symbol, "size": 9}
+        fig.add_scatter(
+            x=_six(effect), y=_six([y for y, _ in found]), error_x=bar, mode="markers", name=name, marker=marker
+        )
+    if mark is not None:
+        fig.add_vline(mark, line={"dash": "dash", "color": "#888888", "width": 1})
+    fig.update_yaxes(tickvals=list(range(len(rows))), ticktext=rows, autorange="reversed")
+    height = 150 + max(34, 14 * len(values)) * len(rows)
+    return fig.update_layout(title=title, xaxis_title=x, width=860, height=height, margin={"l": 190}, template=TEMPLATE)
+
+
+def binned(
+    groups: dict[str, Binned], *, title: str = "", x: str = "confidence (largest probability)", y: str = ""
+) -> go.Figure:
+    """Draw means over bins of the confidence with bars of ±2 standard errors and, below, how many images they hold."""
+    fig = make_subplots(2, 1, shared_xaxes=True, row_heights=[0.65, 0.35], vertical_spacing=0.06)
+    for (name, group), color, symbol in zip(groups.items(), cycle(COLORS), cycle(("circle", "square", "x"))):  # noqa: B905
+        middle, full = (group.edges[1:] + group.edges[:-1]) / 2, group.count > 0
+        places, style = _six(middle[full]), {"legendgroup": name, "name": name}
+        error = {"array": _six(2 * group.error[full].nan_to_num()), "thickness": 1}
+        marker, line = {"symbol": symbol, "size": 8}, {"color": color}
+        fig.add_scatter(
+            x=places, y=_six(group.mean[full]), error_y=error, line=line, marker=marker, **style, row=1, col=1
+        )
+        fig.add_bar(x=places, y=group.count[full].tolist(), marker_color=color, showlegend=False, **style, row=2, col=1)
+    fig.update_yaxes(title=y, row=1, col=1).update_yaxes(title="images", type="log", row=2, col=1)
+    fig.update_xaxes(title=x, row=2, col=1)
+    return fig.update_layout(title=title, width=820, height=520, template=TEMPLATE)
+
+
+def reliability(diagrams: dict[str, Reliability], *, title: str = "") -> go.Figure:
+    """Draw reliability diagrams: accuracy over confidence with 95 % intervals and, below, the images in each bin.
+
+    On the dashed diagonal confidence is right; below it, too high.
+    """
+    fig = make_subplots(2, 1, shared_xaxes=True, row_heights=[0.72, 0.28], vertical_spacing=0.06)
+    dashed = {"dash": "dash", "color": "#888888"}
+    fig.add_scatter(x=[0, 1], y=[0, 1], mode="lines", line=dashed, name="right", row=1, col=1)
+    for (name, d), color, symbol in zip(diagrams.items(), cycle(COLORS), cycle(("circle", "square", "x"))):  # noqa: B905
+        full, style = d.count > 0, {"legendgroup": name, "name": name}
+        up, down = (d.high - d.accuracy)[full].clamp_min(0), (d.accuracy - d.low)[full].clamp_min(0)
+        error = {"array": _six(up), "arrayminus": _six(down), "symmetric": False, "thickness": 1}
+        fig.add_scatter(
+            x=_six(d.confidence[full]),
+            y=_six(d.accuracy[full]),
+            error_y=error,
+            line={"color": color},
+            marker={"symbol": symbol, "size": 8},
+            **style,
+            row=1,
+            col=1,
+        )
+        middle = (d.edges[1:] + d.edges[:-1]) / 2
+        counts = {"x": _six(middle[full]), "y": d.count[full].tolist()}
+        fig.add_bar(**counts, marker_color=color, showlegend=False, **style, row=2, col=1)
+    fig.update_yaxes(title="accuracy", range=[-0.03, 1.03], row=1, col=1)
+    fig.update_yaxes(title="images", type="log", row=2, col=1)
+    fig.update_xaxes(title="confidence (largest probability)", range=[0, 1.02], row=2, col=1)
+    return fig.update_layout(title=title, width=620, height=600, template=TEMPLATE)
+
+
+def histograms(groups: dict[str, Tensor], *, title: str = "", x: str = "", bins: int = 40) -> go.Figure:
+    """Draw the distributions of groups of numbers (n,) as outlines over common bins; each has area 1 in its units."""
+    fig = go.Figure()
+    everything = torch.cat([v.flatten() for v in groups.values()]).double()
+    edges = np.linspace(everything.min().item(), everything.quantile(0.995).item(), bins + 1)
+    dashes = cycle(("solid", "dash", "dot", "dashdot"))
+    for (name, values), color, dash in zip(groups.items(), cycle(COLORS), dashes):  # noqa: B905
+        share = np.histogram(values.double().cpu().numpy(), edges)[0] / len(values) / np.diff(edges)
+        line = {"shape": "hv", "color": color, "dash": dash, "width": 2}
+        fig.add_scatter(x=_six(edges), y=_six([*share, 0]), mode="lines", line=line, name=name)
+    return fig.update_layout(
+        title=title, xaxis_title=x, yaxis_title="density", width=760, height=380, template=TEMPLATE
+    )
 
 
 def chain_path(plane: Slice, path: Tensor, *, marks: dict[str, Tensor], title: str = "") -> go.Figure:
@@ -320,7 +415,12 @@ def _mean(curve: DDCurve, metric: str) -> list[float]:
     return _plain(curve.values[metric].mean(1))
 
 
+def _six(values) -> list[float]:
+    """As Python numbers of six significant digits, from any sequence of numbers."""
+    return [float(f"{float(v):.6g}") for v in values]
+
+
 def _plain(values: Tensor) -> list:
     """As Python numbers of six significant digits."""
-    rounded = [[float(f"{v:.6g}") for v in row] for row in values.reshape(-1, values.shape[-1]).tolist()]
+    rounded = [_six(row) for row in values.reshape(-1, values.shape[-1]).tolist()]
     return rounded[0] if values.ndim == 1 else rounded

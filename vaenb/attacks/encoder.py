@@ -16,11 +16,12 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from vaenb.attacks import pgd as engine
 from vaenb.attacks.latent import target_images
 from vaenb.attacks.pgd import AttackResult, LossFn
+from vaenb.models.classifier import check_classifier
 from vaenb.models.contract import LatentModel, Posterior, check_images, check_model
 
 Objective = Callable[[Posterior, Posterior], Tensor]
@@ -148,7 +149,7 @@ def loss(
 
 def _distance(objective: str | Objective, classifier: Classifier | None) -> Objective:
     if objective == "classifier":
-        _check_classifier(classifier)
+        _check_probe(classifier)
         return lambda p, q: F.cross_entropy(classifier(p.mean), classifier(q.mean).argmax(1), reduction="none")
     if classifier is not None:
         raise ValueError(f"classifier: it is used by objective='classifier' only, got objective={objective!r}")
@@ -159,11 +160,10 @@ def _distance(objective: str | Objective, classifier: Classifier | None) -> Obje
     return _DISTANCES[objective]
 
 
-def _check_classifier(classifier: Classifier | None) -> None:
+def _check_probe(classifier: Classifier | None) -> None:
     if not callable(classifier):
         raise ValueError(
             "classifier: objective='classifier' needs a callable from latents (M, D) to logits (M, K), "
             f"such as models.classifier.linear_probe(z, labels), got {classifier!r}"
         )
-    if isinstance(classifier, nn.Module) and any(m.training for m in classifier.modules()):
-        raise ValueError("classifier: it is in training mode; call classifier.eval()")
+    check_classifier(classifier)

@@ -1,11 +1,14 @@
-"""Classifiers: one of images, to be attacked and to measure by, and one that probes a latent space.
+"""Classifiers: two of images, to be attacked and to measure by, and one that probes a latent space.
 
-`cnn` is document 000's net, trained with cross-entropy by `training.trained`. `linear_probe` is document 002a's
+`cnn` is document 000's net and `mlp` one without convolutions, trained with cross-entropy by `training.trained`; where
+only their function matters, any callable from images to logits serves as well. `linear_probe` is document 002a's
 (Kuzina et al., 2022): softmax(Wz + b) on the encoder's mean. Its label under attack, compared with its label of the
 clean image, says whether a posterior has moved to where it means something else.
 """
 
+import math
 import warnings
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -21,30 +24,18 @@ _ABSENT = -1e4  # the logit of a label never seen: its probability is exactly 0,
 
 
 class Classifier(nn.Module):
-    """32 5×5 convolutions – ReLU – 2×2 max pool – 128 – ReLU – classes; called with images, it gives logits (N, K).
+    """`body`, from images (N, *image_shape) to `width` features, and a linear layer to logits (N, classes)."""
 
-    Borders are padded by 2, so that a stroke at the edge is seen too (our choice; the document does not say).
-    """
-
-    def __init__(self, *, image_shape: tuple[int, int, int], classes: int) -> None:
+    def __init__(self, body: nn.Module, width: int, *, image_shape: tuple[int, int, int], classes: int) -> None:
         super().__init__()
-        channels, height, width = image_shape
         self.image_shape, self.classes = tuple(image_shape), classes
-        self.body = nn.Sequential(
-            nn.Conv2d(channels, 32, 5, padding=2),
-            nn.ReLU(),
-            nn.MaxPool2d(2),
-            nn.Flatten(),
-            nn.Linear(32 * (height // 2) * (width // 2), 128),
-            nn.ReLU(),
-        )
-        self.head = nn.Linear(128, classes)
+        self.body, self.head = body, nn.Linear(width, classes)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.features(x))
 
     def features(self, x: Tensor) -> Tensor:
-        """The 128 activations before the last layer, ≥ 0: (N, 128), for a Fréchet distance or a diversity."""
+        """The activations before the last layer, ≥ 0: (N, width), for a Fréchet distance or a diversity."""
         if x.ndim != 4 or x.shape[1:] != self.image_shape:
             raise ValueError(f"x: images {('N', *self.image_shape)} expected, got {tuple(x.shape)}")
         return self.body(x)
@@ -55,21 +46,63 @@ class Classifier(nn.Module):
         `generator` is training's and not used. Raises ValueError for a label outside 0 … classes − 1, as in a set
         without labels.
         """
-        _check_labels(labels, len(x), self.classes)
+        check_labels(labels, len(x), self.classes)
         logits = self(x)
         accuracy = (logits.detach().argmax(1) == labels).to(logits.dtype).mean()
         return {"loss": F.cross_entropy(logits, labels.long()), "accuracy": accuracy}
 
 
 def cnn(*, image_shape: tuple[int, int, int], classes: int) -> Classifier:
-    """Build document 000's classifier from plain values, for `training.trained`; images are (C, H, W) ≥ 2 pixels."""
+    """Build document 000's classifier: 32 5×5 convolutions – ReLU – 2×2 max pool – 128 – ReLU – classes.
+
+    From plain values, for `training.trained`; images are (C, H, W) ≥ 2 pixels. Borders are padded by 2, so that a
+    stroke at the edge is seen too (our choice; the document does not say).
+    """
+    channels, height, width = _check_net(image_shape, classes)
+    layers = [nn.Conv2d(channels, 32, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()]
+    layers += [nn.Linear(32 * (height // 2) * (width // 2), 128), nn.ReLU()]
+    return Classifier(nn.Sequential(*layers), 128, image_shape=image_shape, classes=classes)
+
+
+def mlp(*, image_shape: tuple[int, int, int], classes: int) -> Classifier:
+    """Build a classifier without convolutions, 256 – ReLU – 256 – ReLU – classes, from plain values."""
+    layers = [nn.Flatten(), nn.Linear(math.prod(_check_net(image_shape, classes)), 256), nn.ReLU()]
+    layers += [nn.Linear(256, 256), nn.ReLU()]
+    return Classifier(nn.Sequential(*layers), 256, image_shape=image_shape, classes=classes)
+
+
+def _check_net(image_shape: tuple[int, int, int], classes: int) -> tuple[int, int, int]:
     if len(image_shape) != 3 or not all(isinstance(n, int) for n in image_shape) or min(image_shape) < 1:
         raise ValueError(f"image_shape: three whole numbers (C, H, W) expected, got {image_shape!r}")
     if min(image_shape[1:]) < 2:
         raise ValueError(f"image_shape: at least 2 pixels a side expected, got {image_shape!r}")
     if not isinstance(classes, int) or classes < 2:
         raise ValueError(f"classes: a whole number ≥ 2 expected, got {classes!r}")
-    return Classifier(image_shape=image_shape, classes=classes)
+    return image_shape
+
+
+def logits(classifier: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Call a classifier of images and check what it gives: finite logits (N, K), K ≥ 2, that are not probabilities.
+
+    Raises ValueError with what came instead.
+    """
+    values = classifier(x)
+    if not isinstance(values, Tensor) or values.ndim != 2 or len(values) != len(x) or values.shape[1] < 2:
+        got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+        raise ValueError(f"classifier: logits ({len(x)}, K) with K ≥ 2 expected for {len(x)} images, got {got}")
+    if not values.isfinite().all():
+        raise ValueError("classifier: NaN or infinite logits")
+    if values.min() >= 0 and (values.sum(1) - 1).abs().max() < 1e-4:
+        raise ValueError("classifier: it gives probabilities; logits expected, the values before the softmax")
+    return values
+
+
+def check_classifier(classifier) -> None:
+    """Refuse what cannot be called, and a network in training mode. Raises TypeError or ValueError."""
+    if not callable(classifier):
+        raise TypeError(f"classifier: a callable that gives logits (N, K) expected, got {type(classifier).__name__}")
+    if isinstance(classifier, nn.Module) and any(m.training for m in classifier.modules()):
+        raise ValueError("classifier: it is in training mode; call classifier.eval()")
 
 
 def linear_probe(z: Tensor, labels: Tensor, *, c: float = 1.0, max_iter: int = 1000) -> nn.Linear:
@@ -108,14 +141,15 @@ def _layer(z: Tensor, classes: np.ndarray, weight: np.ndarray, bias: np.ndarray)
 
 def _check(z: Tensor, labels: Tensor, c: float) -> None:
     check_latents(z)
-    _check_labels(labels, len(z))
+    check_labels(labels, len(z))
     if (labels == labels[0]).all():
         raise ValueError(f"labels: at least two different ones expected, got only {labels[0]}")
     if not 0 < c < float("inf"):
         raise ValueError(f"c: a positive number expected, got {c!r}")
 
 
-def _check_labels(labels: Tensor, count: int, classes: int | None = None) -> None:
+def check_labels(labels: Tensor, count: int, classes: int | None = None) -> None:
+    """Refuse what is not `count` whole numbers from 0 to `classes` − 1. Raises TypeError or ValueError."""
     if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.dtype == torch.bool:
         got = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
         raise TypeError(f"labels: a tensor of integers expected, got {got}")

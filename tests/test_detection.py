@@ -1,0 +1,382 @@
+"""Detection scores against scikit-learn, scipy, closed forms of a linear model, and plain loops."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.spatial import distance
+from scipy.stats import entropy, norm, rankdata, skew
+from sklearn.metrics import roc_auc_score
+from sklearn.preprocessing import QuantileTransformer
+from torch import Tensor, nn
+
+from tests.oracles import LinearGaussian, seeded
+from vaenb.claims import bootstrap
+from vaenb.metrics.detection import auroc, consistency, copod, likelihood_path, mahalanobis, signals
+from vaenb.metrics.likelihood import elbo
+from vaenb.models import DiagonalGaussian, NotDefined, dae, hierarchical_vae, vae
+from vaenb.models.contract import standard_normal
+
+SCORES = st.lists(st.floats(allow_nan=False), min_size=1, max_size=20)
+FEW = st.lists(st.sampled_from([-math.inf, -1e30, -1.0, 0.0, 1e-30, math.inf]), min_size=1, max_size=20)  # many ties
+
+
+def images(n: int = 6, seed: int = 0) -> Tensor:
+    return torch.rand(n, 1, 4, 4, generator=seeded(seed))
+
+
+def classifier(x: Tensor, classes: int = 4) -> Tensor:
+    """A linear one that is undecided about the oracle's images, so that its reconstructions disagree."""
+    return 3 * (x.flatten(1) - 0.5) @ torch.randn(16, classes, generator=seeded(5), dtype=torch.float64).to(x)
+
+
+class Fixed(LinearGaussian):
+    """Its posterior has the standard deviation `sigma` wherever, and means that differ from image to image."""
+
+    def __init__(self, sigma: float):
+        super().__init__()
+        self.scale = torch.ones(3)
+        self.w, self.sigma = self.q, sigma
+
+    def posterior(self, x: Tensor) -> DiagonalGaussian:
+        mean = (x.flatten(1) - self.b) @ self.w
+        return DiagonalGaussian(mean, torch.full_like(mean, 2 * math.log(self.sigma)))
+
+
+def joined(inside, outside):
+    return np.r_[np.zeros(len(inside)), np.ones(len(outside))], np.r_[inside, outside]
+
+
+# AUROC
+
+
+@pytest.mark.parametrize("scale, shift", [(1, 0), (50, -1e5), (1e30, 0), (1e-30, 0)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_auroc_is_scikit_learns_on_raw_scores(scale, shift, dtype):
+    inside, outside = torch.randn(300, generator=seeded()), torch.randn(200, generator=seeded(1)) + 0.5
+    inside, outside = ((scores * scale + shift).to(dtype) for scores in (inside, outside))
+    found = auroc(inside, outside)
+    assert found == pytest.approx(roc_auc_score(*joined(inside, outside)), abs=1e-12)
+    assert 0.6 < found < 0.7
+
+
+@pytest.mark.parametrize("inside, outside", [([0, 0, 1, 2], [1, 1, 3]), ([5], [5]), ([1, 1, 1], [0, 1, 1, 2])])
+def test_auroc_counts_a_tie_one_half(inside, outside):
+    assert auroc(inside, outside) == np.mean([(b > a) + 0.5 * (b == a) for a in inside for b in outside])
+    assert auroc(inside, outside) == pytest.approx(roc_auc_score(*joined(inside, outside)))
+
+
+@given(st.one_of(SCORES, FEW), st.one_of(SCORES, FEW))
+def test_auroc_of_any_scores(inside, outside):
+    found = auroc(inside, outside)
+    assert found == pytest.approx(np.mean([(b > a) + 0.5 * (b == a) for a in inside for b in outside]), abs=1e-12)
+    assert found + auroc(outside, inside) == pytest.approx(1, abs=1e-12)
+    ranks = rankdata(inside + outside)  # any increasing transform
+    assert auroc(ranks[: len(inside)], ranks[len(inside) :]) == found
+    assert auroc(-np.array(outside), -np.array(inside)) == found
+
+
+def test_auroc_loses_no_digit():
+    one, next_one = torch.tensor([1.0, 1.0 + 2**-52], dtype=torch.float64).split(1)
+    assert auroc(one, next_one) == auroc(one.numpy(), next_one.numpy()) == 1
+    assert auroc([-math.inf, 0], [0, math.inf]) == 7 / 8
+
+
+def test_auroc_is_a_statistic_of_the_bootstrap():
+    inside, outside = torch.randn(2, 400, generator=seeded())
+    estimate = bootstrap(torch.stack([inside, outside + 1], 1), statistic=lambda pairs: auroc(*pairs.T), resamples=500)
+    assert estimate.effect == auroc(inside, outside + 1)
+    assert estimate.low < norm.cdf(1 / math.sqrt(2)) < estimate.high < estimate.low + 0.08
+
+
+@pytest.mark.parametrize("bad", [[], [[1.0, 2.0]], 1.0, torch.zeros(3, 1), [0.0, math.nan]])
+@pytest.mark.parametrize("name", ["inside", "outside"])
+def test_auroc_names_the_argument_that_is_no_list_of_scores(name, bad):
+    with pytest.raises(ValueError, match=name):
+        auroc(**({"inside": [0.0], "outside": [1.0]} | {name: bad}))
+
+
+# Consistency
+
+
+def test_consistency_is_that_of_a_plain_loop():
+    model, x, generator = Fixed(0.3), images(), seeded(3)
+    found = consistency(classifier, model, x, samples=8, generator=seeded(3))
+    z = torch.stack([model.posterior(x).rsample(generator=generator) for _ in range(8)], 1)
+    for i in range(len(x)):
+        own = classifier(x[i : i + 1]).double().softmax(1)[0].numpy()
+        each = [classifier(model.decode(z[i, s : s + 1])).double().softmax(1)[0].numpy() for s in range(8)]
+        labels, mean = [int(p.argmax()) for p in each], np.mean(each, axis=0)
+        assert found.labels[i].tolist() == labels and found.distinct[i] == len(set(labels))
+        assert found.disagreement[i].item() == np.mean([label != own.argmax() for label in labels])
+        np.testing.assert_allclose(found.own[i], own, rtol=1e-3, atol=1e-12)
+        np.testing.assert_allclose(found.mean[i], mean, rtol=1e-3, atol=1e-12)
+        assert found.entropy[i].item() == pytest.approx(entropy(mean), rel=1e-3)
+        assert found.kl[i].item() == pytest.approx(entropy(own, mean), rel=1e-3)
+    assert found.distinct.dtype == torch.long and len(found.distinct.unique()) > 1
+
+
+@pytest.mark.parametrize("samples, classes", [(1, 3), (3, 7), (20, 2), (20, 5)])
+def test_scores_are_in_their_ranges(samples, classes):
+    model, x = Fixed(2.0), images(200)
+    found = consistency(lambda x: classifier(x, classes), model, x, samples=samples, generator=seeded())
+    assert found.distinct.min() >= 1 and found.distinct.max() == min(samples, classes)
+    assert found.labels.shape == (200, samples) and found.own.shape == found.mean.shape == (200, classes)
+    assert (found.kl >= 0).all() and (found.entropy >= 0).all() and found.entropy.max() <= math.log(classes) + 1e-12
+    torch.testing.assert_close(found.mean.sum(1), torch.ones(200, dtype=torch.float64))
+    assert ((found.disagreement >= 0) & (found.disagreement <= 1)).all()
+
+
+def test_without_noise_all_reconstructions_have_one_label():
+    model, x = Fixed(1e-12), images(50)
+    found = consistency(classifier, model, x, samples=5)
+    expected = classifier(model.decode(model.posterior(x).mean)).double().log_softmax(1)
+    assert (found.distinct == 1).all() and (found.labels == expected.argmax(1, keepdim=True)).all()
+    torch.testing.assert_close(found.log_mean, expected, rtol=1e-3, atol=1e-3)
+    assert 0 < found.disagreement.mean() < 1
+
+
+@pytest.mark.parametrize("chunk", [7, 100, 10_000])
+def test_chunks_change_nothing(chunk):
+    model, x = Fixed(0.3), images(530)
+    one, other = (consistency(classifier, model, x, samples=3, generator=seeded(), chunk=size) for size in (512, chunk))
+    assert (one.labels == other.labels).float().mean() > 0.999  # but for rounding
+    torch.testing.assert_close(one.log_mean, other.log_mean, rtol=1e-3, atol=1e-3)
+    a, b = (signals(model, x, samples=3, generator=seeded(), chunk=size) for size in (512, chunk))
+    torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(likelihood_path(model, x, chunk=chunk), likelihood_path(model, x))
+
+
+def test_a_seed_gives_the_same_again_and_another_does_not():
+    one, same, other = (consistency(classifier, Fixed(0.3), images(), generator=seeded(s)) for s in (0, 0, 1))
+    assert one.log_mean.equal(same.log_mean) and not one.log_mean.equal(other.log_mean)
+    one, same, other = (signals(Fixed(0.3), images(), generator=seeded(s))["kl"] for s in (0, 0, 1))
+    assert one.equal(same) and not one.equal(other)
+
+
+@pytest.mark.parametrize("height", [1.0, 1000.0, 1e6])
+def test_kl_stays_finite_where_probabilities_underflow(height):
+    class Black(Fixed):
+        def decode(self, z: Tensor) -> Tensor:
+            return torch.zeros(len(z), 1, 4, 4)
+
+    def sure(x: Tensor) -> Tensor:  # of white at p = (σ(h), σ(−h)), of black at the reverse
+        return height * torch.stack([x.mean((1, 2, 3)) - 0.5, 0.5 - x.mean((1, 2, 3))], 1)
+
+    found = consistency(sure, Black(1.0), torch.ones(2, 1, 4, 4), generator=seeded())
+    assert found.kl.tolist() == pytest.approx([height * math.tanh(height / 2)] * 2, rel=1e-9)
+    p = 1 / (1 + math.exp(-min(height, 700)))
+    assert found.entropy.tolist() == pytest.approx([entropy([p, 1 - p])] * 2, abs=1e-9)
+
+
+def test_a_reconstruction_that_is_the_image_has_no_kl():
+    class Same(Fixed):
+        def decode(self, z: Tensor) -> Tensor:
+            return images().repeat(len(z) // 6, 1, 1, 1)
+
+    found = consistency(classifier, Same(1.0), images())
+    assert found.kl.max() < 1e-12 and found.disagreement.max() == 0
+
+
+def test_no_gradient_is_kept():
+    x = images().requires_grad_()
+    found = consistency(classifier, Fixed(0.3), x)
+    tensors = [found.log_own, found.kl, likelihood_path(Fixed(0.3), x), *signals(Fixed(0.3), x).values()]
+    assert not any(t.requires_grad for t in tensors)
+
+
+@pytest.mark.parametrize(
+    "bad, match",
+    [
+        (lambda x: classifier(x).softmax(1), "gives probabilities; logits expected"),
+        (lambda x: classifier(x)[:, 0], r"logits \(6, K\)"),
+        (lambda x: classifier(x).argmax(1), r"logits \(6, K\)"),
+        (lambda x: classifier(x)[1:], r"logits \(6, K\)"),
+        (lambda x: classifier(x) * math.nan, "NaN"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), "training mode"),
+    ],
+)
+def test_a_classifier_that_gives_no_logits_is_refused(bad, match):
+    with pytest.raises(ValueError, match=match):
+        consistency(bad, Fixed(0.3), images())
+
+
+@pytest.mark.parametrize("function", [lambda *a, **k: consistency(classifier, *a, **k), signals, likelihood_path])
+def test_bad_input_is_named(function):
+    model = Fixed(0.3)
+    for x, kind in [(images()[0], ValueError), (images() * 255, ValueError), (images() * math.nan, ValueError)]:
+        with pytest.raises(kind, match="x: "):
+            function(model, x)
+    with pytest.raises(TypeError, match="model: "):
+        function(object(), images())
+    with pytest.raises(ValueError, match="training mode"):
+        function(vae(image_shape=(1, 8, 8), latent_dim=2, net="mlp"), torch.rand(2, 1, 8, 8))
+    with pytest.raises(ValueError, match="chunk"):
+        function(model, images(), chunk=0)
+    if function is not likelihood_path:
+        with pytest.raises(ValueError, match="samples"):
+            function(model, images(), samples=0)
+
+
+def test_the_classifier_must_be_callable():
+    with pytest.raises(TypeError, match="classifier"):
+        consistency(torch.zeros(6, 4), Fixed(0.3), images())
+
+
+# What the VAE says
+
+
+def test_signals_are_the_closed_forms_of_a_linear_model():
+    model, x = LinearGaussian(), images()
+    q = model.posterior(x)
+    many = signals(model, x.repeat_interleave(500, 0), samples=8, generator=seeded())
+    found = {name: values.unflatten(0, (6, 500)).mean(1) for name, values in many.items()}
+    residual = x - model.decode(q.mean)
+    spread = (model.scale**2 * q.stddev**2).sum(1)  # E‖W(z − μ)‖², the columns of W being orthogonal
+    nll = 8 * math.log(2 * math.pi * model.s**2) + (residual.flatten(1).square().sum(1) + spread) / (2 * model.s**2)
+    torch.testing.assert_close(found["mse"], residual.square().mean((1, 2, 3)))
+    torch.testing.assert_close(found["reconstruction"], nll, rtol=0, atol=0.05)
+    torch.testing.assert_close(found["kl"], q.kl(standard_normal(q.mean)), rtol=0, atol=0.05)
+    torch.testing.assert_close(found["mean_norm"], torch.linalg.vector_norm(q.mean, dim=1))
+    torch.testing.assert_close(found["sigma"], q.logvar.exp().sqrt().mean(1))
+
+
+@pytest.mark.parametrize("samples", [1, 5])
+def test_with_the_exact_posterior_every_draw_gives_the_evidence(samples):
+    model, x = LinearGaussian(), images(20)
+    found = signals(model, x, samples=samples, generator=seeded())["negative_elbo"]
+    torch.testing.assert_close(found, -model.log_evidence(x), rtol=0, atol=1e-4)
+
+
+def test_the_negative_elbo_is_that_of_the_likelihoods_for_a_hierarchy_too():
+    torch.manual_seed(0)
+    flat = vae(image_shape=(1, 16, 16), latent_dim=5, net="mlp").eval()
+    deep = hierarchical_vae(image_shape=(1, 16, 16), channels=8, groups=((2, 1), (4, 1), (8, 1))).eval()
+    for model, n in [(flat, 520), (deep, 4)]:
+        x = torch.rand(n, 1, 16, 16, generator=seeded())
+        found = signals(model, x, samples=3, generator=seeded(), chunk=3)
+        bound = elbo(model, x, samples=3, generator=seeded())
+        torch.testing.assert_close(found["negative_elbo"], -bound, rtol=1e-5, atol=1e-3)
+        torch.testing.assert_close(found["reconstruction"] + found["kl"], found["negative_elbo"])
+
+
+def test_a_deterministic_autoencoder_has_no_elbo_but_is_a_probe():
+    torch.manual_seed(0)
+    model, x = dae(image_shape=(1, 8, 8), latent_dim=3, net="mlp").eval(), torch.rand(4, 1, 8, 8)
+    with pytest.raises(NotDefined):
+        signals(model, x)
+    assert consistency(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)).eval(), model, x).distinct.tolist() == [1] * 4
+    path = likelihood_path(model, x.repeat(3, 1, 1, 1))
+    assert (path[:, 2] == 0).all()
+    with pytest.raises(ValueError, match=r"inliers: feature\(s\) \[2\] are constant"):
+        mahalanobis(path)
+
+
+def test_the_likelihood_path_by_hand():
+    model, x = LinearGaussian(), images()
+    q, path = model.posterior(x), likelihood_path(model, x)
+    for i in range(len(x)):
+        vectors = x[i] - model.decode(q.mean)[i], q.mean[i], q.stddev[i]
+        assert path[i].tolist() == pytest.approx([v.square().sum().sqrt().item() for v in vectors], rel=1e-5)
+
+
+# Detectors
+
+
+def inliers(n: int = 400) -> Tensor:
+    """Correlated and skewed features on very different scales, float32."""
+    x = torch.randn(n, 3, generator=seeded())
+    return torch.stack([x[:, 0].exp() * 1e4, x[:, 0] + x[:, 1], -x[:, 2].exp() * 1e-4], 1)
+
+
+def test_mahalanobis_is_scipys_after_ranks_are_made_normal():
+    x = inliers()
+    normal = norm.ppf((rankdata(x, axis=0) - 0.5) / len(x))
+    precision = np.linalg.inv(np.cov(normal.T, bias=True))
+    expected = [distance.mahalanobis(row, normal.mean(0), precision) for row in normal]
+    np.testing.assert_allclose(mahalanobis(x)(x), expected, rtol=1e-9)
+
+
+def test_equal_inliers_share_their_mean_rank():
+    x = torch.tensor([[1.0], [2.0], [2.0], [5.0]])
+    normal = norm.ppf([1 / 8, 1 / 2, 1 / 2, 7 / 8])
+    scale = normal.std()
+    np.testing.assert_allclose(mahalanobis(x)(x), np.abs(normal) / scale, atol=1e-12)
+    np.testing.assert_allclose(mahalanobis(x)(torch.tensor([[3.5]])), normal[3] / 2 / scale)  # half way to the last
+
+
+def test_within_the_inliers_the_transform_is_nearly_scikit_learns_and_beyond_it_still_tells_outliers_apart():
+    x = torch.randn(1000, 1, generator=seeded(), dtype=torch.float64)
+    score = mahalanobis(x)
+    theirs = QuantileTransformer(n_quantiles=1000, output_distribution="normal").fit(x.numpy())
+    inner = torch.linspace(-2, 2, 41, dtype=torch.float64)[:, None]
+    np.testing.assert_allclose(score(inner), np.abs(theirs.transform(inner.numpy()))[:, 0], atol=0.03)
+    outer = x.max() + torch.tensor([[0.01], [1.0], [2.0], [100.0], [1e6]], dtype=x.dtype)
+    assert len(np.unique(theirs.transform(outer.numpy()))) == 1
+    torch.testing.assert_close(score(outer).diff(), outer[:, 0].diff() / x.std(), rtol=0.01, atol=0)
+
+
+@pytest.mark.parametrize("fit", [mahalanobis, copod])
+def test_the_further_out_the_more_suspicious(fit):
+    x = inliers()
+    distances = torch.tensor([0.0, 1e-3, 0.1, 1.0, 10.0, 1e3])[:, None] * x.std(0)
+    assert (fit(x)(x.amax(0) + distances).diff() > 0).all()
+    assert (fit(x)(x.amin(0) - distances).diff() > 0).all()
+
+
+@pytest.mark.parametrize("fit", [mahalanobis, copod])
+def test_units_do_not_matter_nor_what_else_is_scored(fit):
+    x, new = inliers().double(), inliers(50).double() * 1.5
+    score, units = fit(x), torch.tensor([3e-7, 2.0, 1e8])
+    torch.testing.assert_close(fit(x * units + 1)(new * units + 1), score(new), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(torch.cat([score(row[None]) for row in new]), score(new))
+    assert score(new).dtype == torch.float64 and score(new).shape == (50,)
+
+
+def test_copod_by_hand():
+    x = torch.tensor([[1.0], [2.0], [3.0], [10.0]])
+    score = copod(x)(torch.tensor([[2.0], [2.5], [10.0], [0.0], [20.0]]))
+    scale = np.std([1, 2, 3, 10])
+    left, right = np.array([3, 3, 5, 1, 5]) / 5, np.array([4, 3, 2, 5, 1]) / 5  # of the four inliers and itself
+    beyond = np.array([0, 0, 0, 1, 10]) / scale
+    np.testing.assert_allclose(score, np.maximum(-np.log(left), -np.log(right)) + beyond)
+
+
+def test_copod_is_that_of_a_plain_loop():
+    x, new = inliers().double().numpy(), inliers(60).double().numpy()[::-1] * 0.9
+    new = new.clip(x.min(0), x.max(0))
+    skewness, expected = skew(x), []
+    for row in new:
+        sample = np.vstack([x, row])
+        left, right = (-np.log((sign * sample <= sign * row).mean(0)) for sign in (1, -1))
+        skewed = [left[j] if skewness[j] < 0 else right[j] for j in range(3)]
+        expected.append(max(sum(left), sum(right), sum(skewed)))
+    assert (skewness > 0).any() and (skewness < 0).any()
+    np.testing.assert_allclose(copod(torch.tensor(x))(torch.tensor(new.copy())), expected)
+
+
+@pytest.mark.parametrize("fit", [mahalanobis, copod])
+def test_the_path_of_images_that_the_model_does_not_know_is_found(fit):
+    model = LinearGaussian()
+    known = model.decode(torch.randn(900, 3, generator=seeded()))
+    known = (known + model.s * torch.randn(known.shape, generator=seeded(1))).clamp(0, 1)
+    path = likelihood_path(model, known)[:, :2]  # its σ is the same for all images
+    score = fit(path[:600])
+    assert auroc(score(path[600:]), score(likelihood_path(model, images(300).round())[:, :2])) > 0.95
+    assert auroc(score(path[:600]), score(path[600:])) == pytest.approx(0.5, abs=0.06)
+
+
+@pytest.mark.parametrize("fit", [mahalanobis, copod])
+def test_features_that_do_not_fit_are_refused(fit):
+    x = inliers()
+    for bad in (x[:4], x[:, 0], x * math.nan, x[:0], torch.cat([x, 1 + 1e-7 * x[:, 1:2]], 1)):
+        with pytest.raises(ValueError, match="inliers"):
+            fit(bad)
+    for bad in (x[:, :2], x[0], x * math.inf):
+        with pytest.raises(ValueError, match="features"):
+            fit(x)(bad)
+    with pytest.raises(TypeError, match="inliers"):
+        fit(x.numpy())

@@ -1,0 +1,161 @@
+"""The figures and explorers of notebook 01 carry the numbers that they were given."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import confusion_matrix
+
+from tests.oracles import seeded
+from vaenb import plots, widgets
+from vaenb.claims import Estimate
+from vaenb.metrics import calibration
+from vaenb.metrics.detection import auroc
+from vaenb.models import vae
+
+
+def guesses(n=200, k=4):
+    logits = 2 * torch.randn(n, k, generator=seeded())
+    return logits, torch.randint(k, (n,), generator=seeded(1))
+
+
+def test_intervals_stand_in_rows_with_their_two_arms():
+    values = {
+        "FGSM": {"n(x)": Estimate(0.6, 0.5, 0.8), "KL": Estimate(0.9, 0.85, 0.92)},
+        "noise": {"KL": Estimate(0, 0, 0)},
+    }
+    fig = plots.intervals(values, x="AUROC", mark=0.5)
+    first, second = fig.data
+    assert first.x == (0.6, 0.9) and second.x == (0.0,)
+    assert first.error_x.array == pytest.approx([0.2, 0.02]) and first.error_x.arrayminus == pytest.approx([0.1, 0.05])
+    assert fig.layout.yaxis.ticktext == ("n(x)", "KL") and round(first.y[1]) == round(second.y[0]) == 1
+    assert first.y[1] != second.y[0] and fig.layout.shapes[0].x0 == 0.5
+
+
+def test_an_effect_outside_its_interval_has_one_arm():
+    (trace,) = plots.intervals({"a": {"b": Estimate(1.0, 1.2, 1.5)}}).data
+    assert trace.error_x.arrayminus == (0.0,) and trace.error_x.array == (0.5,)
+
+
+def test_binned_draws_means_and_counts_and_leaves_empty_bins_out():
+    values, confidence = torch.tensor([1.0, 3.0, 5.0]), torch.tensor([0.21, 0.29, 0.95])
+    mean, count = plots.binned({"here": calibration.binned(values, confidence, bins=10)}).data
+    assert mean.x == count.x == (0.25, 0.95) and mean.y == (2.0, 5.0) and count.y == (2, 1)
+    assert mean.error_y.array == pytest.approx([2.0, 0.0])  # ±2 standard errors; of one image none is known
+
+
+def test_a_reliability_diagram_is_drawn_as_computed():
+    logits, labels = guesses()
+    diagram = calibration.reliability(logits.softmax(1), labels, bins=5)
+    diagonal, line, count = plots.reliability({"as it is": diagram}).data
+    full = diagram.count > 0
+    assert diagonal.x == diagonal.y == (0, 1)
+    assert line.x == pytest.approx(diagram.confidence[full].tolist(), rel=1e-5)
+    assert line.y == pytest.approx(diagram.accuracy[full].tolist(), rel=1e-5)
+    assert np.add(line.y, line.error_y.array) == pytest.approx(diagram.high[full].tolist(), rel=1e-4)
+    assert sum(count.y) == len(labels)
+
+
+def test_histograms_have_area_one_but_for_the_longest_tail():
+    groups = {"a": torch.randn(2000, generator=seeded()), "b": 3 + torch.randn(500, generator=seeded(1))}
+    for trace in plots.histograms(groups).data:
+        assert (np.diff(trace.x) * trace.y[:-1]).sum() == pytest.approx(1, abs=0.03)
+
+
+def state(explorer):
+    return explorer.picture.value, explorer.numbers.value, explorer.curve.value
+
+
+@pytest.fixture
+def consistency():
+    torch.manual_seed(0)
+    model = vae(image_shape=(1, 8, 8), latent_dim=3, net="mlp").eval()
+    weights = torch.randn(64, 5, generator=seeded(4))  # grey is undecided
+    x = torch.rand(4, 1, 8, 8, generator=seeded())
+    attacked = {e: (x + e * torch.rand(x.shape, generator=seeded(2))).clamp(0, 1) for e in (0.0, 0.2, 0.5)}
+    return widgets.ConsistencyExplorer(
+        model, lambda x: (x.flatten(1) - 0.5) @ weights, attacked, samples=9, generator=seeded(3)
+    )
+
+
+def test_the_consistency_explorer_counts_the_labels_of_what_it_shows(consistency):
+    consistency.eps.value, consistency.samples.value, consistency.image.value = 1, 6, 2
+    labels = consistency.labels[1, 2, :6]
+    assert f"n = <b>{len(labels.unique())}</b>" in consistency.numbers.value
+    for label, count in zip(*labels.unique(return_counts=True), strict=True):
+        assert f"{count} × {label}" in consistency.numbers.value
+    row = torch.cat([consistency.attacked[0.2][2:3], consistency.copies[1, 2, :6]])
+    assert consistency.picture.value == plots.tile([row], zoom=8)
+
+
+def test_more_samples_never_agree_more(consistency):
+    shares = torch.tensor([consistency.share(s) for s in range(1, 10)])
+    assert (
+        shares.shape == (9, 3) and (shares[0] == 0).all() and (shares.diff(dim=0) >= 0).all() and shares[-1].max() > 0
+    )
+
+
+@pytest.mark.parametrize(("slider", "value"), [("eps", 2), ("samples", 3), ("image", 1)])
+def test_every_consistency_slider_changes_something(consistency, slider, value):
+    before = state(consistency)
+    getattr(consistency, slider).value = value
+    changed = [a != b for a, b in zip(before, state(consistency), strict=True)]
+    assert changed[0] and changed[1] and (changed[2] or slider == "image")
+
+
+def test_attacked_images_begin_without_an_attack(consistency):
+    with pytest.raises(ValueError, match="from ε 0 on"):
+        widgets.ConsistencyExplorer(None, None, {0.1: torch.rand(2, 1, 8, 8)})
+
+
+def test_the_thermostat_shows_the_error_at_its_temperature():
+    logits, labels = guesses()
+    thermostat = widgets.TemperatureExplorer({"clean": logits, "noisy": 3 * logits}, {"clean": labels, "noisy": labels})
+    before = state(thermostat)
+    thermostat.temperature.value = 4.0
+    error = calibration.ece((logits.double() / 4).softmax(1), labels, bins=10)
+    assert f"ECE <b>{error:.3f}</b>" in thermostat.numbers.value
+    between = state(thermostat)
+    thermostat.condition.value = "noisy"
+    assert all(a != b for a, b in zip(before, between, strict=True))
+    assert all(a != b for a, b in zip(between, state(thermostat), strict=True))
+    with pytest.raises(ValueError, match="of the same conditions"):
+        widgets.TemperatureExplorer({"clean": logits}, {"noisy": labels})
+
+
+@pytest.fixture
+def guard():
+    clean, bad = torch.randn(300, generator=seeded()), 1 + torch.randn(100, generator=seeded(1))
+    scores = {
+        "KL": {"clean": clean, "FGSM": bad, "noise": bad - 0.5},
+        "n(x)": {"clean": clean.round(), "FGSM": bad.round(), "noise": bad},
+    }
+    return widgets.DetectorExplorer(scores)
+
+
+@pytest.mark.parametrize("detector", ["KL", "n(x)"])
+@pytest.mark.parametrize("rate", [0.0, 0.05, 0.3, 1.0])
+def test_the_guard_counts_as_scikit_learn_does_and_keeps_its_promise(guard, detector, rate):
+    guard.detector.value, guard.alarms.value = detector, rate
+    clean, bad = guard.scores[detector]["clean"], guard.scores[detector]["FGSM"]
+    limit = guard.threshold(detector, rate)
+    truth, called = [0] * len(clean) + [1] * len(bad), (torch.cat([clean, bad]) > limit).int()
+    (passed, accused), (missed, caught) = confusion_matrix(truth, called, labels=[0, 1])
+    assert accused <= rate * len(clean)
+    for text in (
+        f"caught <b>{caught}</b>, missed <b>{missed}</b>",
+        f"accused <b>{accused}</b>, let pass <b>{passed}</b>",
+    ):
+        assert text in guard.numbers.value
+    assert f"AUROC {auroc(clean, bad):.3f}" in guard.numbers.value
+
+
+@pytest.mark.parametrize(("slider", "value"), [("alarms", 0.3), ("detector", "n(x)"), ("condition", "noise")])
+def test_every_slider_of_the_guard_changes_everything(guard, slider, value):
+    before = state(guard)
+    getattr(guard, slider).value = value
+    assert all(a != b for a, b in zip(before, state(guard), strict=True))
+
+
+def test_a_guard_without_anyone_to_catch_is_refused():
+    with pytest.raises(ValueError, match="the same two conditions or more"):
+        widgets.DetectorExplorer({"KL": {"clean": torch.zeros(3)}})

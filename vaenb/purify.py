@@ -1,0 +1,77 @@
+"""Cleaning an image before a classifier sees it: a VAE that knows the data takes off what does not belong to them.
+
+`passes` decodes codes of the image (document 000; MagNet, Meng and Chen, 2017). `elbo_ascent` moves the image itself,
+within a ball, to where the model finds it likelier (PixelDefend, Song et al., 2018, with the ELBO for the density). The
+HMC defence of document 002a is `hmc.repair`. `defended` puts a classifier behind a cleaner, for an attacker who knows
+it to differentiate through: at random cleaners over the mean of several draws (EOT), at others with `straight_through`
+(BPDA; both Athalye et al., 2018).
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from vaenb.attacks.pgd import _check_counts, pgd
+from vaenb.models.classifier import logits
+from vaenb.models.contract import LatentModel, check_images, check_model
+
+Cleaner = Callable[[Tensor], Tensor]
+"""clean(x) -> images (N, C, H, W) in [0, 1]; a random one draws anew at every call."""
+
+
+def passes(model: LatentModel, x: Tensor, *, samples: int = 1, generator: torch.Generator | None = None) -> Tensor:
+    """The mean of `samples` reconstructions of images x from draws z ~ q(z|x): (N, C, H, W), differentiable in x."""
+    check_model(model)
+    check_images(x)
+    _check_counts(samples=samples)
+    posterior = model.posterior(x)
+    return sum(model.decode(posterior.rsample(generator=generator)) for _ in range(samples)) / samples
+
+
+def elbo_ascent(
+    model: LatentModel,
+    x: Tensor,
+    *,
+    eps: float,
+    steps: int = 20,
+    samples: int = 4,
+    generator: torch.Generator | None = None,
+    chunk: int = 512,
+) -> Tensor:
+    """Move every pixel of images x by at most `eps`, in [0, 1], to raise the ELBO of `model`: (N, C, H, W).
+
+    Steps go along the gradient's sign (`pgd`), each estimated with `samples` draws of z ~ q(z|x).
+    """
+    check_model(model)
+    check_images(x)
+    _check_counts(samples=samples)
+
+    def negative_elbo(x: Tensor, index: Tensor) -> Tensor:
+        posterior = model.posterior(x)
+        draws = [posterior.rsample(generator=generator) for _ in range(samples)]
+        terms = [posterior.log_prob(z) - model.log_prior(z) - model.log_likelihood(x, z) for z in draws]
+        return torch.stack(terms).mean(0)
+
+    ball = {"eps": eps, "norm": "linf", "clip": (0.0, 1.0), "random_start": False}
+    return pgd(negative_elbo, x, **ball, steps=steps, targeted=True, chunk=chunk).adversarial
+
+
+def defended(classifier: Callable[[Tensor], Tensor], clean: Cleaner, *, draws: int = 1) -> Callable[[Tensor], Tensor]:
+    """Put `classifier` behind `clean`: images to log mean probabilities over `draws` cleanings (N, K).
+
+    Its cross-entropy is the objective of an attacker who averages over the cleaner's randomness; attack it as any
+    classifier. A cleaner that detaches gives no gradient: see `straight_through`.
+    """
+    _check_counts(draws=draws)
+
+    def classify(x: Tensor) -> Tensor:
+        each = [logits(classifier, clean(x)).log_softmax(1) for _ in range(draws)]
+        return torch.stack(each).logsumexp(0) - torch.tensor(float(draws)).log()
+
+    return classify
+
+
+def straight_through(clean: Cleaner) -> Cleaner:
+    """Give a cleaner the gradient of the identity: what an attacker does where there is none of use."""
+    return lambda x: x + (clean(x.detach()) - x).detach()
