@@ -29,6 +29,7 @@ pytestmark = [
 
 # What is tested here are the sliders: nbval runs the notebooks as they are committed.
 SMALLER = {
+    "01_vae_as_probe.ipynb": {"count": 40, "some": 12, "few": 4, "searches": 1},
     "02_latent_attacks.ipynb": {"betas": [], "count": 8},
     "03_latent_defences.ipynb": {"betas": [1.0, 10.0], "count": 8},
     "04_encoder_attacks_hmc.ipynb": {"betas": [1.0, 4.0], "per_class": 1, "transitions": 50, "adaptive_images": 2},
@@ -125,7 +126,7 @@ def press(page, name: str, key: str = "ArrowRight") -> None:
 
 
 def state(page, word: str) -> dict[str, str]:
-    box = page.locator(".widget-vbox", has=page.locator(".widget-hslider")).first
+    box = page.locator(".widget-vbox", has=page.locator(".widget-hslider")).filter(has_text=word).first
     pictures = [box.locator("img").nth(i) for i in range(2)]
     return {
         "numbers": box.locator(".widget-html", has_text=word).inner_text(),
@@ -137,6 +138,12 @@ def state(page, word: str) -> dict[str, str]:
 
 def drag_all(page, lab, notebook: str, word: str, sliders: dict[str, tuple[str, int]]) -> None:
     """Run the notebook, move each slider by (key, times), and see everything in the explorer change."""
+    run_without_errors(page, lab, notebook)
+    drag(page, word, sliders)
+    assert page.problems == []
+
+
+def run_without_errors(page, lab, notebook: str) -> None:
     open_and_run(page, lab, notebook)
     errors = page.evaluate(
         "() => window.jupyterapp.shell.currentWidget.content.model.sharedModel.cells"
@@ -144,6 +151,10 @@ def drag_all(page, lab, notebook: str, word: str, sliders: dict[str, tuple[str, 
     )
     assert errors == []
     page.locator(".widget-hslider").first.wait_for(timeout=60_000)
+
+
+def drag(page, word: str, sliders: dict[str, tuple[str, int]]) -> None:
+    """Move the sliders of the explorer whose numbers have the word."""
     before = state(page, word)
     for slider, (key, times) in sliders.items():
         for _ in range(times):
@@ -158,12 +169,20 @@ def drag_all(page, lab, notebook: str, word: str, sliders: dict[str, tuple[str, 
         after = state(page, word)
         assert all(after[what] != before[what] for what in before), slider
         before = after
-    assert page.problems == []
 
 
 def test_the_sliders_of_00_break_a_digit(page, lab):
     right = {"weight β": ("ArrowRight", 1), "test image": ("ArrowRight", 1)}
     drag_all(page, lab, "00_start_here.ipynb", "SSIM", {"attack radius ε": ("ArrowRight", 5), **right})
+
+
+def test_the_sliders_of_01_doubt_and_accuse(page, lab):
+    run_without_errors(page, lab, "01_vae_as_probe.ipynb")
+    drag(page, "the classifier says", {"attack radius ε": ("ArrowRight", 3), "samples": ("ArrowLeft", 5)})
+    drag(page, "ECE", {"temperature T": ("ArrowRight", 4), "which images": ("ArrowRight", 1)})
+    right = dict.fromkeys(("false alarms", "detector", "condition"), ("ArrowRight", 1))
+    drag(page, "AUROC", right)
+    assert page.problems == []
 
 
 def test_the_sliders_of_02_take_an_aim(page, lab):

@@ -28,7 +28,10 @@ def test_the_conda_environment_repeats_no_version_but_pythons():
 
 def test_the_core_imports_without_the_notebook_stack():
     core = "data training claims models attacks.adaptive attacks.adversarial_training attacks.queries metrics.images"
-    core += " metrics.distortion metrics.likelihood metrics.frechet metrics.diversity metrics.disentanglement refit"
+    core += (
+        " metrics.distortion metrics.likelihood metrics.frechet metrics.diversity metrics.disentanglement refit purify"
+    )
+    core += " attacks.classifier metrics.detection metrics.calibration"
     lab = {"plotly", "ipywidgets", "papermill", "kaleido", "lpips", "IPython", "nbformat"}
     code = "import sys\n" + "".join(f"import vaenb.{m}\n" for m in core.split()) + f"print(set(sys.modules) & {lab!r})"
     run = subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, capture_output=True, text=True)

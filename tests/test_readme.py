@@ -30,6 +30,7 @@ def test_the_adapter_of_the_readme_can_be_attacked_and_measured():
     adapter, use = (block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL))
     torch.manual_seed(0)
     names = {"net": SomeonesVAE(), "x": torch.rand(4, 1, 8, 8, generator=seeded())}
+    names |= {"f": nn.Sequential(nn.Flatten(), nn.Linear(64, 3)).eval(), "y": torch.tensor([0, 1, 2, 0])}
     exec(adapter, names)
     exec(use, names)
     model, x = names["model"], names["x"]
@@ -38,6 +39,7 @@ def test_the_adapter_of_the_readme_can_be_attacked_and_measured():
     assert (names["result"].loss > 0).all() and (names["moved"].loss > 0).all()
     assert names["chains"].accept_rate.mean() > 0.5
     check_images(names["repaired"].detach())
+    assert (names["doubt"] > 0).all() and (names["knowing"].loss > 0).all()
     assert (iwae(model, x, samples=64) >= elbo(model, x, samples=64) - 1).all()
     with pytest.raises(ValueError, match="training mode"):
         check_model(names["Mine"](names["net"].train()))

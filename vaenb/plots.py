@@ -109,11 +109,18 @@ def scatter(groups: dict[str, Tensor], *, title: str = "", x: str = "", y: str =
     return fig.update_layout(title=title, xaxis_title=x, yaxis_title=y, width=760, height=520, template=TEMPLATE)
 
 
-def bars(values: dict[str, Tensor], *, title: str = "", x: str = "", y: str = "") -> go.Figure:
-    """Compare series of numbers (n,) as grouped bars over 1..n."""
-    fig = go.Figure()
-    for (name, numbers), color in zip(values.items(), cycle(COLORS)):  # noqa: B905
-        fig.add_bar(x=list(range(1, len(numbers) + 1)), y=_plain(numbers), name=name, marker_color=color)
+def bars(
+    values: dict[str, Tensor], *, title: str = "", x: str = "", y: str = "", hatched: tuple[str, ...] = ()
+) -> go.Figure:
+    """Compare series of numbers (n,) as grouped bars over 1..n.
+
+    A name in `hatched` takes the colour of the series before it: the same thing, from another source.
+    """
+    fig, color, palette = go.Figure(), COLORS[0], cycle(COLORS)
+    for name, numbers in values.items():
+        color = color if name in hatched else next(palette)
+        marker = {"color": color, "pattern": {"shape": "/" if name in hatched else ""}}
+        fig.add_bar(x=list(range(1, len(numbers) + 1)), y=_plain(numbers), name=name, marker=marker)
     return fig.update_layout(
         title=title, xaxis={"title": x, "dtick": 1}, yaxis_title=y, width=760, height=380, template=TEMPLATE
     )
@@ -147,7 +154,10 @@ def lines(
             places, values = places * ratio**shift if log_x else places + shift * span, values.mean(1)
         fig.add_scatter(x=_plain(places), y=_plain(values), name=name, marker_symbol=next(markers), **style)
     fig.update_layout(title=title, xaxis_title=x, yaxis_title=y, width=820, height=440, template=TEMPLATE)
-    return fig.update_xaxes(type="log") if log_x else fig
+    if log_x:
+        ticks = torch.cat([p for p, _ in series.values()]).unique()
+        fig.update_xaxes(type="log", **({"tickvals": _plain(ticks)} if len(ticks) <= 9 else {}))
+    return fig
 
 
 def intervals(
@@ -174,24 +184,29 @@ def intervals(
         fig.add_vline(mark, line={"dash": "dash", "color": "#888888", "width": 1})
     fig.update_yaxes(tickvals=list(range(len(rows))), ticktext=rows, autorange="reversed")
     height = 150 + max(34, 14 * len(values)) * len(rows)
+    fig.update_layout(showlegend=True)  # also of a single group: its name stands nowhere else
     return fig.update_layout(title=title, xaxis_title=x, width=860, height=height, margin={"l": 190}, template=TEMPLATE)
 
 
 def binned(
     groups: dict[str, Binned], *, title: str = "", x: str = "confidence (largest probability)", y: str = ""
 ) -> go.Figure:
-    """Draw means over bins of the confidence with bars of ±2 standard errors and, below, how many images they hold."""
+    """Draw means over bins of the confidence with bars of ±2 standard errors and, below, the share of the images.
+
+    Bins of fewer than five images are drawn hollow and without a bar: what it would say is not known.
+    """
     fig = make_subplots(2, 1, shared_xaxes=True, row_heights=[0.65, 0.35], vertical_spacing=0.06)
     for (name, group), color, symbol in zip(groups.items(), cycle(COLORS), cycle(("circle", "square", "x"))):  # noqa: B905
-        middle, full = (group.edges[1:] + group.edges[:-1]) / 2, group.count > 0
-        places, style = _six(middle[full]), {"legendgroup": name, "name": name}
-        error = {"array": _six(2 * group.error[full].nan_to_num()), "thickness": 1}
-        marker, line = {"symbol": symbol, "size": 8}, {"color": color}
-        fig.add_scatter(
-            x=places, y=_six(group.mean[full]), error_y=error, line=line, marker=marker, **style, row=1, col=1
-        )
-        fig.add_bar(x=places, y=group.count[full].tolist(), marker_color=color, showlegend=False, **style, row=2, col=1)
-    fig.update_yaxes(title=y, row=1, col=1).update_yaxes(title="images", type="log", row=2, col=1)
+        full, few, style = group.count > 0, group.count < 5, {"legendgroup": name, "name": name}
+        places, share = _six((group.edges[1:] + group.edges[:-1]) / 2), group.count / group.count.sum()
+        means = [v if some else None for v, some in zip(_six(group.mean), full, strict=True)]  # None is a gap
+        error = {"array": _six((2 * group.error).nan_to_num().masked_fill(few, 0)), "thickness": 1}
+        marker = {"symbol": [f"{symbol}-open" if f else symbol for f in few], "size": 8}
+        drawn = style | {"error_y": error, "line": {"color": color}, "marker": marker, "mode": "lines+markers"}
+        fig.add_scatter(x=places, y=means, **drawn, row=1, col=1)
+        bar = {"x": [p for p, some in zip(places, full, strict=True) if some], "y": _six(share[full])}
+        fig.add_bar(**bar, marker_color=color, showlegend=False, **style, row=2, col=1)
+    fig.update_yaxes(title=y, row=1, col=1).update_yaxes(title="share of images", type="log", row=2, col=1)
     fig.update_xaxes(title=x, row=2, col=1)
     return fig.update_layout(title=title, width=820, height=520, template=TEMPLATE)
 
@@ -203,7 +218,7 @@ def reliability(diagrams: dict[str, Reliability], *, title: str = "") -> go.Figu
     """
     fig = make_subplots(2, 1, shared_xaxes=True, row_heights=[0.72, 0.28], vertical_spacing=0.06)
     dashed = {"dash": "dash", "color": "#888888"}
-    fig.add_scatter(x=[0, 1], y=[0, 1], mode="lines", line=dashed, name="right", row=1, col=1)
+    fig.add_scatter(x=[0, 1], y=[0, 1], mode="lines", line=dashed, name="calibrated", row=1, col=1)
     for (name, d), color, symbol in zip(diagrams.items(), cycle(COLORS), cycle(("circle", "square", "x"))):  # noqa: B905
         full, style = d.count > 0, {"legendgroup": name, "name": name}
         up, down = (d.high - d.accuracy)[full].clamp_min(0), (d.accuracy - d.low)[full].clamp_min(0)
@@ -228,13 +243,17 @@ def reliability(diagrams: dict[str, Reliability], *, title: str = "") -> go.Figu
 
 
 def histograms(groups: dict[str, Tensor], *, title: str = "", x: str = "", bins: int = 40) -> go.Figure:
-    """Draw the distributions of groups of numbers (n,) as outlines over common bins; each has area 1 in its units."""
+    """Draw the distributions of groups of numbers (n,) as outlines over common bins; each has area 1.
+
+    Bins end where the longest of the groups' tails has 1 % left; what lies beyond is in the last one.
+    """
     fig = go.Figure()
-    everything = torch.cat([v.flatten() for v in groups.values()]).double()
-    edges = np.linspace(everything.min().item(), everything.quantile(0.995).item(), bins + 1)
+    groups = {name: values.detach().double().cpu().numpy() for name, values in groups.items()}
+    low, high = min(v.min() for v in groups.values()), max(np.quantile(v, 0.99) for v in groups.values())
+    edges = np.linspace(low, high if high > low else low + 1, bins + 1)
     dashes = cycle(("solid", "dash", "dot", "dashdot"))
     for (name, values), color, dash in zip(groups.items(), cycle(COLORS), dashes):  # noqa: B905
-        share = np.histogram(values.double().cpu().numpy(), edges)[0] / len(values) / np.diff(edges)
+        share = np.histogram(values.clip(edges[0], edges[-1]), edges)[0] / len(values) / np.diff(edges)
         line = {"shape": "hv", "color": color, "dash": dash, "width": 2}
         fig.add_scatter(x=_six(edges), y=_six([*share, 0]), mode="lines", line=line, name=name)
     return fig.update_layout(

@@ -7,6 +7,7 @@ it to differentiate through: at random cleaners over the mean of several draws (
 (BPDA; both Athalye et al., 2018).
 """
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -41,7 +42,9 @@ def elbo_ascent(
 ) -> Tensor:
     """Move every pixel of images x by at most `eps`, in [0, 1], to raise the ELBO of `model`: (N, C, H, W).
 
-    Steps go along the gradient's sign (`pgd`), each estimated with `samples` draws of z ~ q(z|x).
+    Steps go along the gradient's sign (`pgd`), each estimated with `samples` draws of z ~ q(z|x). With a Bernoulli
+    likelihood ∇ₓ log p(x|z) is the logit of the mean image, so that pixels are pushed to black or white: hold it
+    against a plain threshold.
     """
     check_model(model)
     check_images(x)
@@ -67,7 +70,7 @@ def defended(classifier: Callable[[Tensor], Tensor], clean: Cleaner, *, draws: i
 
     def classify(x: Tensor) -> Tensor:
         each = [logits(classifier, clean(x)).log_softmax(1) for _ in range(draws)]
-        return torch.stack(each).logsumexp(0) - torch.tensor(float(draws)).log()
+        return torch.stack(each).logsumexp(0) - math.log(draws)
 
     return classify
 

@@ -17,7 +17,8 @@ from vaenb.metrics.calibration import brier, ece, reliability
 from vaenb.metrics.detection import auroc
 from vaenb.metrics.distortion import DDCurve
 from vaenb.metrics.slices import Slice, slice_through
-from vaenb.models.contract import LatentModel
+from vaenb.models.classifier import check_classifier
+from vaenb.models.contract import LatentModel, check_model
 from vaenb.plots import COLORS, tile
 
 
@@ -171,8 +172,10 @@ class ConsistencyExplorer:
         generator: torch.Generator | None = None,
     ) -> None:
         shapes = {tuple(x.shape) for x in attacked.values()}
-        if len(shapes) != 1 or next(iter(attacked)) != 0:
-            raise ValueError(f"attacked: images of one shape for each ε, from ε 0 on, expected, got {list(attacked)}")
+        if len(shapes) != 1 or len(attacked) < 2 or next(iter(attacked)) != 0:
+            raise ValueError(f"attacked: images of one shape for each ε, 0 and larger, expected, got {list(attacked)}")
+        check_model(model)
+        check_classifier(classifier)
         self.attacked, self.radii = attacked, list(attacked)
         posteriors = [model.posterior(x) for x in attacked.values()]
         copies = [[model.decode(q.rsample(generator=generator)) for _ in range(samples)] for q in posteriors]
@@ -223,14 +226,14 @@ class TemperatureExplorer:
     `logits` (N, K) and their `labels` (N,) are given by condition: clean, attacked, …
     """
 
-    def __init__(self, logits: dict[str, Tensor], labels: dict[str, Tensor], *, bins: int = 10) -> None:
+    def __init__(self, logits: dict[str, Tensor], labels: dict[str, Tensor], *, bins: int = 15) -> None:
         if logits.keys() != labels.keys() or not logits:
             raise ValueError(f"labels: of the same conditions as logits, {list(logits)}, expected, got {list(labels)}")
         self.logits, self.labels, self.bins = logits, labels, bins
         self.grid = [round(2 ** (k / 4), 2) for k in range(-8, 17)]
         self._errors = lru_cache(maxsize=None)(self._all_errors)
         self.temperature = _slider([(f"{t:.2f}", t) for t in self.grid], "temperature T", value=1.0)
-        self.condition = _slider(list(logits), "images")
+        self.condition = _slider(list(logits), "which images")
         self.picture, self.curve = ipw.Image(format="svg+xml"), ipw.Image(format="svg+xml")
         self.numbers = ipw.HTML(layout=ipw.Layout(min_width="34em"))
         sliders = [self.temperature, self.condition]
@@ -285,7 +288,7 @@ class DetectorExplorer:
         rates = [0.0, 0.005, 0.01, 0.02, 0.03, 0.05, 0.08, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0]
         self.alarms = _slider([(f"{r:.1%}", r) for r in rates], "false alarms", value=0.05)
         self.detector = _slider(list(scores), "detector")
-        self.condition = _slider(conditions[0][1:], "attack")
+        self.condition = _slider(conditions[0][1:], "condition")
         self.picture, self.curve = ipw.Image(format="svg+xml"), ipw.Image(format="svg+xml")
         self.numbers = ipw.HTML(layout=ipw.Layout(min_width="34em"))
         sliders = [self.alarms, self.detector, self.condition]

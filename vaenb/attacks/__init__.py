@@ -1,1 +1,1 @@
-"""Attacks: an objective and a ball over one engine (`pgd`)."""
+"""Attacks: an objective and a ball over one engine (`pgd`), or an objective alone over another (`lbfgs`)."""

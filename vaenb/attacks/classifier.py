@@ -18,12 +18,12 @@ from vaenb.attacks.pgd import AttackResult, LossFn
 from vaenb.models.classifier import check_classifier, check_labels, logits
 from vaenb.models.contract import check_images
 
-Classifier = Callable[[Tensor], Tensor]
+ImageClassifier = Callable[[Tensor], Tensor]
 """classifier(x) -> (N, K): logits of images (N, C, H, W) in [0, 1]."""
 
 
 def fgsm(
-    classifier: Classifier,
+    classifier: ImageClassifier,
     x: Tensor,
     labels: Tensor,
     *,
@@ -41,7 +41,7 @@ def fgsm(
 
 
 def attack(
-    classifier: Classifier,
+    classifier: ImageClassifier,
     x: Tensor,
     labels: Tensor,
     *,
@@ -77,7 +77,7 @@ def attack(
 
 
 def random_direction(
-    classifier: Classifier,
+    classifier: ImageClassifier,
     x: Tensor,
     labels: Tensor,
     *,
@@ -99,12 +99,11 @@ class SmallestChange:
     adversarial: Tensor  # (N, C, H, W), the closest success; where there is none, the last thing tried
     success: Tensor  # (N,) bool: the label is the wanted one
     distance: Tensor  # (N,), ‖x' − x‖₂
-    c: Tensor  # (N,), the weight of the norm that gave it
     gradient_calls: Tensor  # (N,), gradients of the objective
 
 
 def lbfgs(
-    classifier: Classifier,
+    classifier: ImageClassifier,
     x: Tensor,
     target: Tensor,
     *,
@@ -125,7 +124,7 @@ def lbfgs(
     cross_entropy = loss(classifier, x, target)
     x, weight = x.detach(), torch.full((len(x),), float(c), device=x.device)
     low, high = torch.zeros_like(weight), torch.full_like(weight, torch.inf)
-    best, distance, best_c = x, torch.full_like(weight, torch.inf), weight
+    best, distance, target = x, torch.full_like(weight, torch.inf), target.to(x.device)
     success, cost = torch.zeros_like(weight, dtype=torch.bool), 0
     for _ in range(searches):
 
@@ -136,12 +135,11 @@ def lbfgs(
         fooled, far = predict(classifier, found.x, chunk=chunk) == target, (found.x - x).flatten(1).norm(dim=1)
         better = torch.where(fooled, far < distance, ~success)
         best = torch.where(better.view(-1, 1, 1, 1), found.x, best)
-        best_c = torch.where(better, weight, best_c)
         distance, success = torch.where(fooled & better, far, distance), success | fooled
         low, high = torch.where(fooled, weight, low), torch.where(fooled, high, weight)
         weight = torch.where(low == 0, high / 10, torch.where(high.isinf(), low * 10, (low * high).sqrt()))
         cost = cost + found.gradient_calls
-    return SmallestChange(best, success, (best - x).flatten(1).norm(dim=1), best_c, cost)
+    return SmallestChange(best, success, (best - x).flatten(1).norm(dim=1), cost)
 
 
 def random_targets(labels: Tensor, classes: int, *, generator: torch.Generator | None = None) -> Tensor:
@@ -153,14 +151,14 @@ def random_targets(labels: Tensor, classes: int, *, generator: torch.Generator |
 
 
 @torch.no_grad()
-def predict(classifier: Classifier, x: Tensor, *, chunk: int = 512) -> Tensor:
+def predict(classifier: ImageClassifier, x: Tensor, *, chunk: int = 512) -> Tensor:
     """The label of the largest logit for images x (N, C, H, W), `chunk` of them at a time: (N,)."""
     check_classifier(classifier)
     check_images(x)
     return torch.cat([logits(classifier, part).argmax(1) for part in x.split(chunk)])
 
 
-def loss(classifier: Classifier, x: Tensor, labels: Tensor) -> LossFn:
+def loss(classifier: ImageClassifier, x: Tensor, labels: Tensor) -> LossFn:
     """Build the loss of an attack on x: the cross-entropy of f(x') with each image's label, in nats."""
     check_classifier(classifier)
     check_images(x)

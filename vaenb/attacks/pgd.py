@@ -1,4 +1,4 @@
-"""Projected gradient descent: the one engine of every gradient attack.
+"""Projected gradient descent: the engine of attacks within a ball (for those without, see `lbfgs`).
 
 An attack is an objective and a ball: find x' with ‖x' − x‖ ≤ eps that maximises (targeted: minimises) a loss, by
 x' ← Π(x' + alpha · direction(∇loss)), where the direction is ∇/‖∇‖₂ in the L2 ball and sign(∇) in the L∞ ball

@@ -7,7 +7,7 @@ With p (N, K) the softmax of the logits l, c = max_k p_k and B_b the images whos
     p(x)  = softmax(l / T(x)),  T(x) = softplus(a + w·s(x)),  a and w by validation NLL
 
 ECE with B = 15 and one temperature for all images: Guo et al. 2017 (1706.04599). AURC: Geifman & El-Yaniv 2017
-(1705.08500); its excess over the best order: Geifman et al. 2019 (1805.08206). T(x) from signals s such as the
+(1705.08500). T(x) from signals s such as the
 reconstruction error and the KL is what is added here.
 """
 
@@ -121,11 +121,6 @@ def risk_coverage(confidence: Tensor, errors: Tensor) -> tuple[Tensor, Tensor]:
 def aurc(confidence: Tensor, errors: Tensor) -> float:
     """Compute the area under `risk_coverage`, lower is better; a confidence that says nothing has the error rate."""
     return risk_coverage(confidence, errors)[1].mean().item()
-
-
-def e_aurc(confidence: Tensor, errors: Tensor) -> float:
-    """Compute how far `aurc` is above that of the best order, all errors last, which is not 0: E-AURC, ≥ 0."""
-    return aurc(confidence, errors) - aurc(-_vector(errors, "errors"), errors)
 
 
 @dataclass(frozen=True, eq=False)

@@ -122,7 +122,7 @@ def signals(
 ) -> dict[str, Tensor]:
     """Measure what a model has to say of images x (N, C, H, W), each (N,), by `samples` draws z ~ q(z|x).
 
-        mse             mean over the pixels of (x − x̂)², x̂ the decoded posterior mean
+        mse             mean over the pixels of (x − x̂)², x̂ the decoded posterior mean, not a draw
         reconstruction  −E_q log p(x|z), nats
         kl              E_q[log q(z|x) − log p(z)], nats; by the draws, so that a hierarchy's is right too
         negative_elbo   the sum of both, nats; by the same draws, so that their noise cancels where q is nearly exact
