@@ -24,7 +24,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from vaenb.attacks.pgd import LossFn, _check_counts, _loss
+from vaenb.attacks.pgd import LossFn, _check_counts, _check_inputs, _loss
 
 _ARMIJO = 1e-4  # the part of the predicted decrease that a step must bring
 _TRIALS = 20  # of step lengths in one search
@@ -191,11 +191,7 @@ def _check_start(loss: Tensor, gradient: Tensor, index: Tensor) -> None:
 
 
 def _check(x0, box, steps, memory, tolerance, chunk) -> tuple[float, float]:
-    if not isinstance(x0, Tensor) or not x0.is_floating_point() or x0.ndim < 2 or x0.numel() == 0:
-        got = f"{x0.dtype} of shape {tuple(x0.shape)}" if isinstance(x0, Tensor) else type(x0).__name__
-        raise ValueError(f"x0: a non-empty float tensor (N, ...) expected, got {got}")
-    if not x0.isfinite().all():
-        raise ValueError("x0: NaN or infinite values; check the inputs before attacking them")
+    _check_inputs(x0, "x0")
     _check_counts(steps=steps, memory=memory, chunk=chunk)
     if not 0 <= tolerance < float("inf"):
         raise ValueError(f"tolerance: a number ≥ 0 expected, got {tolerance!r}")

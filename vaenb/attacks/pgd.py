@@ -176,11 +176,7 @@ def _rows(values: Tensor, like: Tensor) -> Tensor:
 
 
 def _check(x, eps, alpha, steps, norm, clip, restarts, chunk) -> tuple[Tensor, Tensor]:
-    if not isinstance(x, Tensor) or not x.is_floating_point() or x.ndim < 2 or x.numel() == 0:
-        got = f"{x.dtype} of shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
-        raise ValueError(f"x: a non-empty float tensor (N, ...) expected, got {got}")
-    if not x.isfinite().all():
-        raise ValueError("x: NaN or infinite values; check the inputs before attacking them")
+    _check_inputs(x, "x")
     _check_counts(steps=steps, restarts=restarts, chunk=chunk)
     if norm not in ("l2", "linf"):
         raise ValueError(f"norm: l2 or linf expected, got {norm!r}")
@@ -188,6 +184,14 @@ def _check(x, eps, alpha, steps, norm, clip, restarts, chunk) -> tuple[Tensor, T
         raise ValueError(f"x: values in clip={clip} expected, got {x.min():.4g} to {x.max():.4g}")
     radius = _per_row("eps", eps, x)
     return _rows(radius, x), _rows(2.5 * radius / steps if alpha is None else _per_row("alpha", alpha, x), x)
+
+
+def _check_inputs(x, name: str) -> None:
+    if not isinstance(x, Tensor) or not x.is_floating_point() or x.ndim < 2 or x.numel() == 0:
+        got = f"{x.dtype} of shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+        raise ValueError(f"{name}: a non-empty float tensor (N, ...) expected, got {got}")
+    if not x.isfinite().all():
+        raise ValueError(f"{name}: NaN or infinite values; check the inputs before attacking them")
 
 
 def _check_counts(**counts: int) -> None:
