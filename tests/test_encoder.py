@@ -11,7 +11,7 @@ from torch.distributions import Independent, Normal, kl_divergence
 from tests.oracles import LinearGaussian, seeded
 from vaenb import data
 from vaenb.attacks import encoder
-from vaenb.models import DiagonalGaussian, vae
+from vaenb.models import DiagonalGaussian, NotDefined, dae, hierarchical_vae, seatbelt, vae
 from vaenb.models.classifier import linear_probe
 from vaenb.training import fit
 
@@ -262,3 +262,152 @@ def test_bad_arguments_are_refused(run, arguments, error, says):
     arguments = {"x": torch.full((2, 1, 4, 4), 0.5), "eps": 0.1, **arguments}
     with pytest.raises(error, match=says):
         run(LinearGaussian(), arguments.pop("x"), **arguments)
+
+
+class DoubleGaussian(LinearGaussian):
+    """The oracle in double precision."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale, self.w = self.scale.double(), self.w.double()
+
+
+def doubles(n, seed=0, shape=(1, 4, 4)):
+    return torch.rand(n, *shape, generator=seeded(seed), dtype=torch.float64)
+
+
+def test_output_is_minus_the_elbo_of_the_target_with_the_attacked_posterior():
+    model, x, target = DoubleGaussian(), doubles(5), doubles(5, 1)
+    value = encoder.loss(model, x, target=target, objective="output", generator=seeded())(x, torch.arange(5))
+    p, noise = model.posterior(x), torch.randn(5, 4, 3, generator=seeded(), dtype=torch.float64)
+    prior, posterior = Normal(0.0, 1.0), Normal(p.mean, p.stddev)
+    draws = [p.mean + p.stddev * noise[:, k] for k in range(4)]
+    likelihood = [Normal(model.decode(z), model.s).log_prob(target).flatten(1).sum(1) for z in draws]
+    ratio = [(posterior.log_prob(z) - prior.log_prob(z)).sum(1) for z in draws]
+    expected = sum(r - fit for r, fit in zip(ratio, likelihood, strict=True)) / 4
+    torch.testing.assert_close(value, expected)
+
+
+def test_output_of_an_exact_posterior_is_the_evidence_and_in_expectation_its_kl_more():
+    model, (x, target) = DoubleGaussian(), doubles(2)[:, None]
+    evidence = LinearGaussian().log_evidence(target.float()).double()
+    many = 4000  # rows, each with its own four draws
+    images, goals, rows = x.repeat(many, 1, 1, 1), target.repeat(many, 1, 1, 1), torch.arange(many)
+    loss = encoder.loss(model, images, target=goals, objective="output", generator=seeded())
+    torch.testing.assert_close(loss(goals, rows), -evidence.expand(many), rtol=1e-5, atol=0)
+    values, kl = loss(images, rows), model.posterior(x).kl(model.posterior(target)).item()
+    error = values.std().item() / many**0.5
+    assert values.mean().item() == pytest.approx(-evidence.item() + kl, abs=4 * error)
+    assert kl > 10 * error  # so that the test sees it
+
+
+def test_output_has_the_same_noise_at_every_call_and_for_a_row_whichever_others_there_are():
+    model, x, target = DoubleGaussian(), doubles(5), doubles(5, 1)
+    loss, some = encoder.loss(model, x, target=target, objective="output"), torch.tensor([3, 0, 3])
+    whole = loss(x, torch.arange(5))
+    assert torch.equal(whole, loss(x, torch.arange(5)))
+    torch.testing.assert_close(loss(x[some], some), whole[some])
+    assert loss(x[[1, 1]], torch.tensor([1, 1])).diff() == 0 and loss(x[[1, 1]], torch.tensor([1, 2])).diff() != 0
+
+
+@pytest.mark.parametrize("order", ["bottom_up", "top_down"])
+def test_the_attack_on_the_output_lowers_it_and_beats_noise(digits, order):
+    torch.manual_seed(0)
+    layered = seatbelt(image_shape=(1, 8, 8), latent_dim=2, layers=2, size=9, net="mlp", order=order).eval()
+    x = digits[2]
+    for model in (digits[0], layered):
+        shared = {"target": x.roll(1, 0), "objective": "output"}
+        hit = encoder.attack(model, x, eps=0.1, steps=10, restarts=2, generator=seeded(), **shared)
+        noise = encoder.random_direction(model, x, eps=0.1, restarts=2, generator=seeded(), **shared)
+        loss = encoder.loss(model, x, generator=seeded(), **shared)
+        torch.testing.assert_close(hit.loss, loss(hit.adversarial, torch.arange(16)))
+        assert (hit.loss < noise.loss).all() and (hit.loss < loss(x, torch.arange(16))).all()
+
+
+def test_output_needs_a_target_and_densities():
+    x = torch.rand(2, 1, 8, 8, generator=seeded())
+    model = vae(image_shape=(1, 8, 8), latent_dim=2, net="mlp").eval()
+    for run in (encoder.attack, encoder.random_direction):
+        with pytest.raises(ValueError, match="target: objective='output' asks .* target image; give one"):
+            run(model, x, eps=0.1, objective="output")
+    with pytest.raises(NotDefined, match="no density"):
+        deterministic = dae(image_shape=(1, 8, 8), latent_dim=2, net="mlp").eval()
+        encoder.attack(deterministic, x, eps=0.1, target="black", objective="output")
+
+
+LAYERED = {
+    "bottom_up": lambda: seatbelt(image_shape=(1, 8, 8), latent_dim=2, layers=3, size=9, net="mlp"),
+    "top_down": lambda: seatbelt(image_shape=(1, 8, 8), latent_dim=2, layers=3, size=9, net="mlp", order="top_down"),
+    "hierarchical": lambda: hierarchical_vae(image_shape=(1, 8, 8), channels=4, groups=((1, 2), (2, 1), (4, 1))),
+}
+
+
+@pytest.fixture(params=LAYERED)
+def layered(request):
+    torch.manual_seed(0)
+    return LAYERED[request.param]().double().eval()
+
+
+@pytest.mark.parametrize("objective", DISTANCES)
+def test_the_layers_sum_up_to_the_objective(layered, objective):
+    a, b = doubles(4, 0, (1, 8, 8)), doubles(4, 1, (1, 8, 8))
+    whole = distance(objective, layered, a, b)
+    for every in ([1, 2, 3], (3, 1, 2)):
+        torch.testing.assert_close(distance(encoder.of_layers(objective, every), layered, a, b), whole)
+    each = [distance(encoder.of_layers(objective, [i]), layered, a, b) for i in (1, 2, 3)]
+    assert all((part > 0).all() for part in each)
+    torch.testing.assert_close(sum(each), whole)
+    torch.testing.assert_close(distance(encoder.of_layers(objective, [3, 1]), layered, a, b), each[2] + each[0])
+
+
+def test_a_layers_objective_is_that_of_its_columns_and_of_its_kl(layered):
+    a, b = doubles(4, 0, (1, 8, 8)), doubles(4, 1, (1, 8, 8))
+    p, q = layered.posterior(a), layered.posterior(b)
+    for i, part in enumerate(p.layer_slices, start=1):
+        means, stddevs = ((u - v)[:, part] ** 2 for u, v in ((p.mean, q.mean), (p.stddev, q.stddev)))
+        forward, reverse = q.kl_layers(p)[:, i - 1], p.kl_layers(q)[:, i - 1]
+        for name, expected in (
+            ("means", means.sum(1)),
+            ("w2", (means + stddevs).sum(1)),
+            ("kl_forward", forward),
+            ("kl_reverse", reverse),
+            ("skl", (forward + reverse) / 2),
+        ):
+            torch.testing.assert_close(encoder.of_layers(name, [i])(p, q), expected)
+
+
+@pytest.mark.parametrize("objective", ["kl_reverse", "w2"])
+def test_an_attack_on_a_layer_brings_it_closer_than_one_on_another_layer(layered, objective):
+    x, target = doubles(4, 0, (1, 8, 8)), doubles(4, 1, (1, 8, 8))
+    first, second = (encoder.of_layers(objective, [i]) for i in (1, 2))
+    shared = {"eps": 0.1, "target": target, "steps": 15, "restarts": 1, "generator": seeded()}
+    on_first, on_second = (encoder.attack(layered, x, objective=o, **shared) for o in (first, second))
+    measure = encoder.loss(layered, x, target=target, objective=first)
+    torch.testing.assert_close(on_first.loss, measure(on_first.adversarial, torch.arange(4)))
+    assert (on_first.loss < measure(on_second.adversarial, torch.arange(4))).all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("kl", [1]), "objective: one of skl, .*means expected, got 'kl'"),
+        (("output", [1]), "objective: one of"),
+        (("classifier", [1]), "objective: one of"),
+        (("skl", []), r"layers: a list of one layer or more, each once, expected, got \[\]"),
+        (("skl", [1, 2, 1]), r"layers: a list of one layer or more, each once, expected, got \[1, 2, 1\]"),
+        (("skl", [0]), r"layers: numbers from 1 to 3 expected, got \[0\]"),
+        (("skl", [1, 4]), r"layers: numbers from 1 to 3 expected, got \[1, 4\]"),
+        (("skl", [-1]), "layers: numbers from 1 to 3"),
+        (("w2", [1.0]), "layers: numbers from 1 to 3"),
+    ],
+)
+def test_wrong_layers_are_refused(arguments, says):
+    x = torch.rand(2, 1, 8, 8, generator=seeded())
+    with pytest.raises(ValueError, match=says):
+        encoder.attack(LAYERED["bottom_up"]().eval(), x, eps=0.1, objective=encoder.of_layers(*arguments))
+
+
+@pytest.mark.parametrize("objective", ["kl_reverse", "means"])
+def test_a_flat_model_has_no_layers(objective):
+    with pytest.raises(ValueError, match="layers: a model with layers expected, got a DiagonalGaussian"):
+        encoder.attack(LinearGaussian(), torch.rand(2, 1, 4, 4), eps=0.1, objective=encoder.of_layers(objective, [1]))

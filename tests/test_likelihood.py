@@ -9,7 +9,7 @@ from torch.distributions import Normal
 
 from tests.oracles import LinearGaussian, seeded
 from vaenb.metrics.diagnosis import inference_gap, likelihood_tilt, posterior_ratio, tv_bound
-from vaenb.metrics.likelihood import ais, elbo, iwae
+from vaenb.metrics.likelihood import ais, elbo, iwae, shortfall
 from vaenb.models import VAE, DiagonalGaussian, hierarchical_vae, vae
 
 
@@ -245,3 +245,16 @@ def test_shapes_that_do_not_belong_together_are_refused():
 def test_nan_samples_are_refused():
     with pytest.raises(ValueError, match="NaN"):
         likelihood_tilt(LinearGaussian(), images(), images(), torch.full((5, 2, 3), math.nan))
+
+
+def test_the_shortfall_is_the_squares_that_the_wrong_code_leaves_over():
+    model, x, target = LinearGaussian(), images(), images(seed=1)
+    own, other = (model.decode(model.posterior(a).mean) for a in (target, x))
+    squares = ((target - other) ** 2 - (target - own) ** 2).flatten(1).sum(1)
+    torch.testing.assert_close(shortfall(model, x, target), squares / (2 * model.s**2))
+    assert shortfall(model, target, target).abs().max() == 0
+
+
+def test_a_target_of_another_shape_has_no_shortfall():
+    with pytest.raises(ValueError, match="target: images of the shape of x"):
+        shortfall(LinearGaussian(), images(), images(3))

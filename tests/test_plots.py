@@ -10,10 +10,12 @@ from PIL import Image
 
 from tests.oracles import seeded
 from vaenb import hmc, plots
+from vaenb.attacks import encoder, penalized
 from vaenb.metrics.distortion import DDCurve
+from vaenb.metrics.likelihood import shortfall
 from vaenb.metrics.slices import slice_through
-from vaenb.models import vae
-from vaenb.widgets import LatentAttackExplorer, RepairExplorer
+from vaenb.models import reconstruct, seatbelt, vae
+from vaenb.widgets import LatentAttackExplorer, PenaltyExplorer, RepairExplorer
 
 RADII = torch.tensor([0.0, 1.0, 2.0])
 
@@ -186,6 +188,53 @@ def test_a_repair_explorer_of_mismatched_results_is_refused(repairs):
         RepairExplorer(models, {(1.0, 0.1): attacked[1.0, 0.1]}, chains, x)
     with pytest.raises(ValueError, match="chains: of 2 images"):
         RepairExplorer(models, attacked, chains, x[:2])
+
+
+@pytest.fixture
+def penalised():
+    x, target = torch.rand(2, 3, 1, 16, 16, generator=seeded())
+    models = {}
+    for beta in (1.0, 4.0):
+        torch.manual_seed(int(beta))
+        models[beta] = seatbelt(image_shape=(1, 16, 16), latent_dim=2, layers=2, size=100, beta=beta, net="mlp").eval()
+    given = {"penalties": torch.tensor([0.0, 0.01, 100.0]), "steps": 20}
+    names = {"all": [1, 2], "z1": [1]}
+    paths = {
+        (beta, name): penalized.attack(m, x, target, objective=encoder.of_layers("kl_reverse", which), **given)
+        for beta, m in models.items()
+        for name, which in names.items()
+    }
+    explorer = PenaltyExplorer(models, paths, x, target)
+    explorer.penalty.value = 0
+    return explorer
+
+
+def test_the_penalty_explorer_shows_what_its_sliders_say(penalised):
+    penalised.penalty.value, penalised.beta.value, penalised.layers.value, penalised.image.value = 1, 4.0, "z1", 2
+    path, model = penalised.paths[4.0, "z1"], penalised.models[4.0]
+    hit, x, target = path.adversarial[1, 2:3], penalised.x[2:3], penalised.target[2:3]
+    three = torch.cat([x, target, hit])
+    assert penalised.picture.value == plots.tile([three, reconstruct(model, three)], zoom=9)
+    share = path.distance[1, 2] / (target - x).norm()
+    assert f"‖d‖ <b>{share:.2f}</b>" in penalised.numbers.value
+    assert f"shortfall <b>{shortfall(model, hit, target).item():.1f}</b>" in penalised.numbers.value
+    assert [option[0] for option in penalised.penalty.options] == ["1e+02", "0.01", "0"]
+
+
+@pytest.mark.parametrize(("slider", "value"), [("penalty", 2), ("beta", 4.0), ("layers", "z1"), ("image", 1)])
+def test_every_penalty_slider_changes_picture_numbers_and_curve(penalised, slider, value):
+    before = penalised.picture.value, penalised.numbers.value, penalised.curve.value
+    getattr(penalised, slider).value = value
+    after = penalised.picture.value, penalised.numbers.value, penalised.curve.value
+    assert all(a != b for a, b in zip(before, after, strict=True))
+
+
+def test_a_penalty_explorer_of_mismatched_results_is_refused(penalised):
+    models, paths, x, target = penalised.models, penalised.paths, penalised.x, penalised.target
+    with pytest.raises(ValueError, match="paths: one for each"):
+        PenaltyExplorer(models, {(1.0, "all"): paths[1.0, "all"]}, x, target)
+    with pytest.raises(ValueError, match="and 2 images as in x"):
+        PenaltyExplorer(models, paths, x[:2], target[:2])
 
 
 def test_lines_draw_means_bars_and_pairs():

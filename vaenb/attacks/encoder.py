@@ -10,9 +10,17 @@ q(z|x_t), these are
     w2          ‖Δμ‖² + ‖Δσ‖², for diagonal Gaussians the squared 2-Wasserstein distance, in squared latent units
     means       ‖Δμ‖², in squared latent units
     classifier  the cross-entropy, in nats, of a latent classifier at p's mean against its own label of q's mean
+
+and, for a target only (document 003, with the sign that rewards success),
+
+    output      −E_p[log p(x_t|z)] + KL[p ‖ p(z)] in nats: minus the ELBO of x_t, when q(z|x') stands in for q(z|x_t)
+
+A hierarchy's KL and mean go along its mean path; `of_layers` takes some of its layers. An attack that pays for ‖x' − x‖
+instead of keeping to a ball is in `penalized`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +30,7 @@ from vaenb.attacks import pgd as engine
 from vaenb.attacks.latent import target_images
 from vaenb.attacks.pgd import AttackResult, LossFn
 from vaenb.models.classifier import check_classifier
-from vaenb.models.contract import LatentModel, Posterior, check_images, check_model
+from vaenb.models.contract import LatentModel, Posterior, check_images, check_model, randn_like
 
 Objective = Callable[[Posterior, Posterior], Tensor]
 """objective(p, q) -> (M,): how far p, the posteriors of M candidates x', are from q, those of their references."""
@@ -44,6 +52,7 @@ _DISTANCES: dict[str, Objective] = {
     "means": lambda p, q: ((p.mean - q.mean) ** 2).sum(1),
 }
 OBJECTIVES = (*_DISTANCES, "classifier")
+_DRAWS = 4  # of z, always the same ones, in the expectation of "output"
 
 PUBLISHED = {"steps": 50, "alpha": 1.0, "direction": "gradient", "random_start": 0.2, "restarts": 10}
 """The authors' optimiser, from their public code: `attack(model, x, eps=0.1, **PUBLISHED)`, without a target.
@@ -80,8 +89,8 @@ def attack(
 
     Without `target` the posterior is driven away from that of x; a target it is driven towards is images (C, H, W) or
     (N, C, H, W), or a name as in `latent.target_images`. `objective` is one of OBJECTIVES or a callable (p, q) → (M,)
-    of the posteriors of x' and of the reference, larger for posteriors further apart: the KL of a hierarchical model's
-    top layers, say. The result's losses are in its unit. `classifier` belongs to objective="classifier". A larger
+    of the posteriors of x' and of the reference, larger for posteriors further apart, such as `of_layers`; with a
+    target also "output". The result's losses are in its unit. `classifier` belongs to objective="classifier". A larger
     `alpha` than the default, such as eps/4, may find more. Other arguments: see `pgd`.
     """
     loss_fn = loss(model, x, target=target, objective=objective, classifier=classifier, generator=generator)
@@ -141,10 +150,71 @@ def loss(
     """Build the loss of an attack on x: the distance of the posterior of x' to that of x, or of the target."""
     check_model(model)
     check_images(x)
+    goal = x if target is None else target_images(target, x, generator=generator)
     distance = _distance(objective, classifier)
+    if distance is _output:
+        if target is None:
+            raise ValueError("target: objective='output' asks how well z explains a target image; give one")
+        return _output(model, goal, generator)
     with torch.no_grad():
-        reference = model.posterior(x if target is None else target_images(target, x, generator=generator))
+        reference = model.posterior(goal)
     return lambda x_adv, index: distance(model.posterior(x_adv), reference[index])
+
+
+def _output(model: LatentModel, goal: Tensor, generator: torch.Generator | None) -> LossFn:
+    with torch.no_grad():
+        codes = model.posterior(goal).mean
+    noise = randn_like(codes.new_empty(len(codes), _DRAWS, codes.shape[1]), generator)
+
+    def loss_fn(x_adv: Tensor, index: Tensor) -> Tensor:
+        p, x_t = model.posterior(x_adv), goal[index]
+        draws = (p.rsample(noise=fixed) for fixed in noise[index].unbind(1))
+        terms = [p.log_prob(z) - model.log_prior(z) - model.log_likelihood(x_t, z) for z in draws]
+        return torch.stack(terms).mean(0)
+
+    return loss_fn
+
+
+def of_layers(objective: str, layers: Sequence[int]) -> Objective:
+    """Make an objective (skl, kl_forward, kl_reverse, w2 or means) of some layers of a hierarchical model alone.
+
+    `layers` are numbered from 1 in the order of the posterior's `layer_slices`: a Seatbelt's z¹, z², …, a
+    `hierarchical_vae`'s top group first. All layers together are the objective itself.
+    """
+    if objective not in _DISTANCES:
+        raise ValueError(f"objective: one of {', '.join(_DISTANCES)} expected, got {objective!r}")
+    if not isinstance(layers, (list, tuple)) or not layers or len(set(layers)) != len(layers):
+        raise ValueError(f"layers: a list of one layer or more, each once, expected, got {layers!r}")
+    return lambda p, q: _DISTANCES[objective](_Layers(p, layers), _Layers(q, layers))
+
+
+@dataclass(frozen=True, eq=False)
+class _Layers:
+    """Some layers of a hierarchical posterior."""
+
+    whole: Posterior
+    layers: Sequence[int]
+
+    def __post_init__(self) -> None:
+        slices = getattr(self.whole, "layer_slices", None)
+        if slices is None:
+            raise ValueError(f"layers: a model with layers expected, got a {type(self.whole).__name__}")
+        if not all(isinstance(i, int) and 1 <= i <= len(slices) for i in self.layers):
+            raise ValueError(f"layers: numbers from 1 to {len(slices)} expected, got {self.layers!r}")
+
+    @property
+    def mean(self) -> Tensor:
+        return self._columns(self.whole.mean)
+
+    @property
+    def stddev(self) -> Tensor:
+        return self._columns(self.whole.stddev)
+
+    def kl(self, other: "_Layers") -> Tensor:
+        return self.whole.kl_layers(other.whole)[:, [i - 1 for i in self.layers]].sum(1)
+
+    def _columns(self, values: Tensor) -> Tensor:
+        return torch.cat([values[:, self.whole.layer_slices[i - 1]] for i in self.layers], 1)
 
 
 def _distance(objective: str | Objective, classifier: Classifier | None) -> Objective:
@@ -155,8 +225,11 @@ def _distance(objective: str | Objective, classifier: Classifier | None) -> Obje
         raise ValueError(f"classifier: it is used by objective='classifier' only, got objective={objective!r}")
     if callable(objective):
         return objective
+    if objective == "output":
+        return _output
     if objective not in _DISTANCES:
-        raise ValueError(f"objective: {', '.join(OBJECTIVES)} or a callable (p, q) expected, got {objective!r}")
+        names = ", ".join((*OBJECTIVES, "output"))
+        raise ValueError(f"objective: {names} or a callable (p, q) expected, got {objective!r}")
     return _DISTANCES[objective]
 
 

@@ -69,6 +69,27 @@ def ais(
     return torch.cat([evidence(part) for part in x.split(max(1, chunk // chains))]).to(x.dtype)
 
 
+@torch.no_grad()
+def shortfall(model: LatentModel, x: Tensor, target: Tensor) -> Tensor:
+    """Compute log p(x_t|z_t) − log p(x_t|z) for images x and targets x_t, both (N, C, H, W): (N,) nats.
+
+    z and z_t are the posterior means of x and of x_t. It is what an attacked image's code explains of its target less
+    than the target's own code does (document 003's −log p(x_t|z*) without its floor): larger is more robust, 0 is
+    lost, and a model that tells x from x_t in no way has nothing to lose.
+    """
+    check_model(model)
+    check_images(x)
+    check_images(target, "target")
+    if x.shape != target.shape:
+        raise ValueError(f"target: images of the shape of x, {tuple(x.shape)}, expected, got {tuple(target.shape)}")
+
+    def explained(images: Tensor, goal: Tensor) -> Tensor:
+        return model.log_likelihood(goal, model.posterior(images).mean)
+
+    pairs = zip(x.split(512), target.split(512), strict=True)
+    return torch.cat([explained(goal, goal) - explained(part, goal) for part, goal in pairs])
+
+
 def bits_per_dim(nats: Tensor, x: Tensor) -> Tensor:
     """Convert a log likelihood in nats (N,) of images x (N, C, H, W) to bits per dimension: −nats / (C·H·W·log 2)."""
     check_images(x)

@@ -3,6 +3,7 @@
 from vaenb.models.autoencoder import DAE, VAE, dae, vae
 from vaenb.models.contract import DiagonalGaussian, LatentModel, NotDefined, Point, Posterior, reconstruct
 from vaenb.models.hierarchical import HierarchicalVAE, PathPosterior, hierarchical_vae
+from vaenb.models.seatbelt import LayeredPosterior, Seatbelt, seatbelt
 
 __all__ = [
     "DAE",
@@ -10,12 +11,15 @@ __all__ = [
     "DiagonalGaussian",
     "HierarchicalVAE",
     "LatentModel",
+    "LayeredPosterior",
     "NotDefined",
     "PathPosterior",
     "Point",
     "Posterior",
+    "Seatbelt",
     "dae",
     "hierarchical_vae",
     "reconstruct",
+    "seatbelt",
     "vae",
 ]

@@ -13,7 +13,13 @@ from vaenb.models.contract import DiagonalGaussian, NotDefined, Point, standard_
 from vaenb.models.likelihoods import Bernoulli, ContinuousBernoulli, Gaussian
 from vaenb.models.regularizers import KL, MMD, ShapiroWilk, TotalCorrelation
 
-_NETS = {"conv001": nets.conv001, "conv002a": nets.conv002a, "mlp": nets.mlp}
+_NETS = {
+    "conv001": nets.conv001,
+    "conv002a": nets.conv002a,
+    "conv003": nets.conv003,
+    "mlp": nets.mlp,
+    "mlp003": nets.mlp003,
+}
 _LIKELIHOODS = {"bernoulli": Bernoulli, "continuous_bernoulli": ContinuousBernoulli, "gaussian": Gaussian}
 
 
@@ -40,9 +46,7 @@ class VAE(nn.Module):
         self.likelihood, self.regularizer = likelihood, regularizer
 
     def posterior(self, x: Tensor) -> DiagonalGaussian:
-        if x.shape[1:] != self.image_shape:
-            raise ValueError(f"x: images {('N', *self.image_shape)} expected, got {tuple(x.shape)}")
-        self._check_dtype(x, "x")
+        self._check_images(x)
         return self._posterior(self.encoder(x))
 
     def _posterior(self, outputs: Tensor) -> DiagonalGaussian:
@@ -59,10 +63,18 @@ class VAE(nn.Module):
 
     def logits(self, z: Tensor) -> Tensor:
         """The decoder's output (N, *image_shape) before the likelihood turns it into a mean image."""
+        self._check_latents(z)
+        return self.decoder(z)
+
+    def _check_images(self, x: Tensor) -> None:
+        if x.shape[1:] != self.image_shape:
+            raise ValueError(f"x: images {('N', *self.image_shape)} expected, got {tuple(x.shape)}")
+        self._check_dtype(x, "x")
+
+    def _check_latents(self, z: Tensor) -> None:
         if z.ndim != 2 or z.shape[1] != self.latent_dim:
             raise ValueError(f"z: latents (N, {self.latent_dim}) expected, got {tuple(z.shape)}")
         self._check_dtype(z, "z")
-        return self.decoder(z)
 
     def _check_dtype(self, tensor: Tensor, name: str) -> None:
         weight = next(self.parameters())
@@ -105,9 +117,10 @@ def vae(
 ) -> VAE:
     """Build a VAE from plain values, which are then also its description in the checkpoint store.
 
-    `net` is conv001, conv002a or mlp (see `nets`); `likelihood` is bernoulli, continuous_bernoulli or gaussian, with
-    σ² = ½ document 001's summed squared error; `regularizer`, of weight `beta`, is kl, mmd, sw (Shapiro–Wilk), sw_all
-    (on as many random directions, too) or tc (total correlation, which needs the number of training images, `size`).
+    `net` is conv001, conv002a, conv003, mlp or mlp003 (see `nets`); `likelihood` is bernoulli, continuous_bernoulli or
+    gaussian, with σ² = ½ document 001's summed squared error; `regularizer`, of weight `beta`, is kl, mmd, sw
+    (Shapiro–Wilk), sw_all (on as many random directions, too) or tc (total correlation, which needs the number of
+    training images, `size`).
     """
     return _build(VAE, 2, image_shape, latent_dim, net, likelihood, _regularizer(regularizer, beta, latent_dim, size))
 

@@ -19,8 +19,11 @@ class Posterior(Protocol):
     mean: Tensor  # (N, D)
     stddev: Tensor  # (N, D)
 
-    def rsample(self, *, generator: torch.Generator | None = None) -> Tensor:
-        """Draw one latent for each image, differentiably: (N, D)."""
+    def rsample(self, *, generator: torch.Generator | None = None, noise: Tensor | None = None) -> Tensor:
+        """Draw one latent for each image, differentiably: (N, D); with given `noise` (N, D) ~ N(0, I), always the same.
+
+        Only attacks on an expectation over draws (`encoder`'s objective "output") give the noise.
+        """
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Log density of z (N, D) in nats: (N,)."""
@@ -62,7 +65,7 @@ class Point:
     def stddev(self) -> Tensor:
         return torch.zeros_like(self.mean)
 
-    def rsample(self, *, generator: torch.Generator | None = None) -> Tensor:
+    def rsample(self, *, generator: torch.Generator | None = None, noise: Tensor | None = None) -> Tensor:
         return self.mean
 
     def log_prob(self, z: Tensor) -> Tensor:
@@ -86,12 +89,16 @@ class DiagonalGaussian:
     def stddev(self) -> Tensor:
         return (0.5 * self.logvar).exp()
 
-    def rsample(self, *, generator: torch.Generator | None = None) -> Tensor:
-        return self.mean + self.stddev * randn_like(self.mean, generator)
+    def rsample(self, *, generator: torch.Generator | None = None, noise: Tensor | None = None) -> Tensor:
+        return self.mean + self.stddev * (randn_like(self.mean, generator) if noise is None else noise)
 
     def log_prob(self, z: Tensor) -> Tensor:
+        return self.log_densities(z).sum(1)
+
+    def log_densities(self, z: Tensor) -> Tensor:
+        """The log density of each latent by itself, in nats: (N, D)."""
         squares = ((z - self.mean) * (-0.5 * self.logvar).exp()) ** 2
-        return -0.5 * (squares + self.logvar + math.log(2 * math.pi)).sum(1)
+        return -0.5 * (squares + self.logvar + math.log(2 * math.pi))
 
     def kl(self, other: "DiagonalGaussian") -> Tensor:
         shift = ((self.mean - other.mean) * (-0.5 * other.logvar).exp()) ** 2

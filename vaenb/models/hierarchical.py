@@ -54,9 +54,15 @@ class PathPosterior:
     def stddev(self) -> Tensor:
         return self.path.stddev
 
-    def rsample(self, *, generator: torch.Generator | None = None) -> Tensor:
+    @property
+    def layer_slices(self) -> list[slice]:
+        """The columns of each group, top group first."""
+        return self.decoder.slices
+
+    def rsample(self, *, generator: torch.Generator | None = None, noise: Tensor | None = None) -> Tensor:
         """Draw each group given the draws above it, differentiably: (N, D)."""
-        return self.decoder.ancestral(self.features, randn_like(self.mean, generator)).codes
+        noise = randn_like(self.mean, generator) if noise is None else noise
+        return self.decoder.ancestral(self.features, noise).codes
 
     def log_prob(self, u: Tensor) -> Tensor:
         """Sum log q(u_l|u_<l, x) over the groups, exact for any u (N, D), in nats: (N,)."""
@@ -113,9 +119,7 @@ class HierarchicalVAE(VAE):
         return {"loss": loss, "nll": nll, "kl": kls.sum(), **{f"kl{i}": kl for i, kl in enumerate(kls, start=1)}}
 
     def _features(self, x: Tensor) -> tuple[Tensor, ...]:
-        if x.shape[1:] != self.image_shape:
-            raise ValueError(f"x: images {('N', *self.image_shape)} expected, got {tuple(x.shape)}")
-        self._check_dtype(x, "x")
+        self._check_images(x)
         return self.encoder(x)
 
 

@@ -1,0 +1,221 @@
+"""Seatbelt-VAE: layers of latents, the total correlation penalised on top (document 003, Willetts et al. 2019).
+
+    p(x, z¹…z^L) = p(x|z¹…z^L) Π_{i<L} p(z^i|z^{i+1}) p(z^L),    p(z^L) = N(0, I)
+    q(z¹…z^L|x)  = q(z¹|x) Π_{i<L} q(z^{i+1}|z^i, x)
+
+Training minimises
+
+    −E_q[log p(x|z¹…z^L)] + Σ_{i<L} E_q[log q(z^i|·) − log p(z^i|z^{i+1})]
+        + I_q(z^L; x, z^{L−1}) + β·TC(z^L) + Σ_j KL[q(z^L_j) ‖ p(z^L_j)]
+
+where the last three are `regularizers.TotalCorrelation` of the top layer. With one layer this is the β-TCVAE, with
+β = 1 a hierarchical VAE whose decoder sees all layers. The middle terms are log ratios on the sampled path: q goes up
+where p goes down, so that a closed form of the KL, given a z^{i+1} that was itself drawn from z^i, is no part of the
+ELBO. A flat latent (N, L·d) holds z¹…z^L side by side, in their own units: p(z^i|z^{i+1}) is a learned Gaussian.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from vaenb.models.autoencoder import _LIKELIHOODS, _NETS, VAE, _named
+from vaenb.models.contract import DiagonalGaussian, NotDefined, randn_like, standard_normal
+from vaenb.models.hierarchical import _bounded, _side_by_side
+from vaenb.models.nets import Shape
+from vaenb.models.regularizers import TotalCorrelation
+
+_HIDDEN = 256  # units of the nets between layers
+ORDERS = ("bottom_up", "top_down")
+
+
+@dataclass(frozen=True, eq=False)
+class LayeredPosterior:
+    """q(z¹…z^L|x): each layer is a diagonal Gaussian given the layer that was drawn before it, its path.
+
+    `mean` is the ancestral mean, each layer's mean given the mean before (noise fixed at 0), and `stddev` belongs to
+    the same path.
+    """
+
+    model: "Seatbelt"
+    features: Tensor  # what the encoder sees in x, (N, F)
+    path: DiagonalGaussian  # the layers' conditionals along the mean path, (N, L·d)
+
+    @property
+    def mean(self) -> Tensor:
+        return self.path.mean
+
+    @property
+    def stddev(self) -> Tensor:
+        return self.path.stddev
+
+    @property
+    def layer_slices(self) -> list[slice]:
+        """The columns of z¹…z^L."""
+        return self.model.layer_slices
+
+    def rsample(self, *, generator: torch.Generator | None = None, noise: Tensor | None = None) -> Tensor:
+        """Draw each layer given the draw before it, differentiably: (N, L·d)."""
+        noise = randn_like(self.mean, generator) if noise is None else noise
+        return self.model.draw(self.features, noise)[0]
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Sum log q(z^i|·) over the layers, exact for any z (N, L·d), in nats: (N,)."""
+        self.model._check_latents(z)
+        return self.model.conditionals(self.features, z).log_prob(z)
+
+    def kl_layers(self, other: "LayeredPosterior") -> Tensor:
+        """KL[q(z^i|z^{i−1}, x) ‖ q(z^i|z^{i−1}, x')] of each layer, z¹ first, in nats: (N, L).
+
+        Both conditionals are given the same path, the means of self: beyond the first layer drawn, the term is the
+        value on that path, not the expectation over paths. `other` is a posterior of the same model. The prior is no
+        Gaussian over all layers, so that KL[q ‖ p] has no closed form: see `metrics.likelihood.elbo`.
+        """
+        if not isinstance(other, LayeredPosterior):
+            raise NotDefined(f"other: a posterior of the same Seatbelt expected, got a {type(other).__name__}")
+        if other.model is not self.model:
+            raise ValueError("other: a posterior of the same model expected, got one of another model")
+        given = self.model.conditionals(other.features, self.mean)
+        return torch.stack([self.path[:, part].kl(given[:, part]) for part in self.layer_slices], dim=1)
+
+    def kl(self, other: "LayeredPosterior") -> Tensor:
+        """Sum `kl_layers` over the layers: (N,)."""
+        return self.kl_layers(other).sum(1)
+
+    def __getitem__(self, index) -> "LayeredPosterior":
+        return LayeredPosterior(self.model, self.features[index], self.path[index])
+
+
+class Seatbelt(VAE):
+    """A LatentModel with a `LayeredPosterior`; see the module.
+
+    `encoder` ends in a linear layer to the first layer's means and log-variances; what goes into it is what the other
+    layers see of x. `decoder` reads all layers, or with `skip=False` z¹ alone. `order` is that of the draws.
+    """
+
+    def __init__(self, encoder, decoder, *, layers: int, free_bits: float, skip: bool, order: str, **settings) -> None:
+        super().__init__(encoder, decoder, **settings)
+        width = self.latent_dim // layers
+        features = encoder[-1].in_features
+        self.layer_slices = [slice(i * width, (i + 1) * width) for i in range(layers)]
+        self.free_bits, self.skip, self.order = free_bits, skip, order
+        self.posteriors = nn.ModuleList(_between(features + width, width) for _ in range(layers - 1))
+        self.priors = nn.ModuleList(_between(width, width) for _ in range(layers - 1))
+
+    def posterior(self, x: Tensor) -> LayeredPosterior:
+        features = self._features(x)
+        path = self.draw(features, features.new_zeros(len(x), self.latent_dim))[1]
+        return LayeredPosterior(self, features, path)
+
+    def log_prior(self, z: Tensor) -> Tensor:
+        self._check_latents(z)
+        return self.prior(z).log_prob(z)
+
+    def logits(self, z: Tensor) -> Tensor:
+        self._check_latents(z)
+        return self.decoder(z if self.skip else z[:, self.layer_slices[0]])
+
+    def prior(self, z: Tensor) -> DiagonalGaussian:
+        """p(z^i|z^{i+1}) of each layer given the one above in z, and p(z^L), side by side: (N, L·d)."""
+        above = [z[:, part] for part in self.layer_slices[1:]]
+        given = [_gaussian(net(code)) for net, code in zip(self.priors, above, strict=True)]
+        return _side_by_side([*given, standard_normal(z[:, self.layer_slices[-1]])])
+
+    def conditionals(self, features: Tensor, z: Tensor) -> DiagonalGaussian:
+        """q(z^i|·) of the image with these features, each layer given the one drawn before it in z: (N, L·d)."""
+        parts = self._drawn_first()
+        before = [z[:, part] for part in parts[:-1]]
+        given = [_gaussian(net(torch.cat([features, b], 1))) for net, b in zip(self.posteriors, before, strict=True)]
+        return self._in_place([self._first(features), *given])
+
+    def draw(self, features: Tensor, noise: Tensor) -> tuple[Tensor, DiagonalGaussian]:
+        """Draw the layers one after the other with the given noise (N, L·d), 0 for the means; z, and each given q."""
+        given, z = [self._first(features)], []
+        for k, part in enumerate(self._drawn_first()):
+            if k:
+                given.append(_gaussian(self.posteriors[k - 1](torch.cat([features, z[-1]], 1))))
+            z.append(given[k].mean + given[k].stddev * noise[:, part])
+        return torch.cat(z if self.order == "bottom_up" else z[::-1], 1), self._in_place(given)
+
+    def losses(self, x: Tensor, labels: Tensor, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+        """Compute the module's loss, in nats per image, and its parts; kl1…kl{L−1} are the middle terms.
+
+        The log ratios are summed as Σ_j max(free_bits, ·) over the latents of a layer, each a mean over the batch
+        (free bits: Kingma et al. 2016). Without free bits and at β = 1 the loss is a one-sample estimate of the
+        negative ELBO.
+        """
+        features = self._features(x)
+        z, given = self.draw(features, randn_like(x.new_empty(len(x), self.latent_dim), generator))
+        nll = -self.log_likelihood(x, z).mean()
+        *lower, top = self.layer_slices
+        ratio = (given.log_densities(z) - self.prior(z).log_densities(z)).mean(0)
+        penalty, statistics = self.regularizer(given[:, top], z[:, top], generator)
+        middle = sum((ratio[part].clamp(min=self.free_bits) if self.free_bits else ratio[part]).sum() for part in lower)
+        kls = {f"kl{i}": ratio[part].sum() for i, part in enumerate(lower, start=1)}
+        return {"loss": nll + middle + penalty, "nll": nll, **kls, **statistics}
+
+    def _features(self, x: Tensor) -> Tensor:
+        self._check_images(x)
+        return self.encoder[:-1](x)
+
+    def _first(self, features: Tensor) -> DiagonalGaussian:
+        return DiagonalGaussian(*self.encoder[-1](features).chunk(2, dim=1))
+
+    def _drawn_first(self) -> list[slice]:
+        return self.layer_slices if self.order == "bottom_up" else self.layer_slices[::-1]
+
+    def _in_place(self, given: list[DiagonalGaussian]) -> DiagonalGaussian:
+        return _side_by_side(given if self.order == "bottom_up" else given[::-1])
+
+
+def seatbelt(
+    *,
+    image_shape: Shape,
+    latent_dim: int,
+    layers: int,
+    size: int,
+    beta: float = 1.0,
+    net: str = "conv003",
+    likelihood: str = "bernoulli",
+    free_bits: float = 0.125,
+    skip: bool = True,
+    order: str = "bottom_up",
+) -> Seatbelt:
+    """Build a Seatbelt-VAE from plain values, which are then also its description in the checkpoint store.
+
+    Each of the `layers` has `latent_dim` latents; `size` is the number of training images, `beta` weighs the total
+    correlation, `net` and `likelihood` are as in `vae`. `free_bits` are the nats that a latent below the top costs at
+    least (.125 in the document; to each latent of a layer is our reading). Two ablations: `skip=False` decodes z¹
+    alone, and `order="top_down"` draws q(z^L|x)Π q(z^i|z^{i+1}, x). One layer is `vae(regularizer="tc")`.
+    """
+    for name, value in {"latent_dim": latent_dim, "layers": layers}.items():
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name}: a whole number ≥ 1 expected, got {value!r}")
+    if not 0 <= free_bits < math.inf:
+        raise ValueError(f"free_bits: a finite number of nats ≥ 0 expected, got {free_bits}")
+    if order not in ORDERS:
+        raise ValueError(f"order: one of {', '.join(ORDERS)} expected, got {order!r}")
+    inputs = latent_dim * (layers if skip else 1)
+    encoder, decoder = _named(_NETS, "net", net)(image_shape, latent_dim, inputs=inputs)
+    return Seatbelt(
+        encoder,
+        decoder,
+        layers=layers,
+        free_bits=free_bits,
+        skip=skip,
+        order=order,
+        image_shape=image_shape,
+        latent_dim=layers * latent_dim,
+        likelihood=_named(_LIKELIHOODS, "likelihood", likelihood)(),
+        regularizer=TotalCorrelation(size, beta),
+    )
+
+
+def _between(inputs: int, width: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(inputs, _HIDDEN), nn.LeakyReLU(), nn.Linear(_HIDDEN, 2 * width))
+
+
+def _gaussian(outputs: Tensor) -> DiagonalGaussian:
+    mean, logvar = outputs.chunk(2, 1)
+    return DiagonalGaussian(mean, _bounded(logvar))

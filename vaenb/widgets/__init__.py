@@ -1,0 +1,18 @@
+"""The explorers: sliders in front of results that are already there, so that a slider never waits for a computation.
+
+An explorer is a small class whose attributes are its sliders and outputs, and whose `view` is what a notebook shows.
+"""
+
+from vaenb.widgets.latent import LatentAttackExplorer
+from vaenb.widgets.penalty import PenaltyExplorer
+from vaenb.widgets.probe import ConsistencyExplorer, DetectorExplorer, TemperatureExplorer
+from vaenb.widgets.repair import RepairExplorer
+
+__all__ = [
+    "ConsistencyExplorer",
+    "DetectorExplorer",
+    "LatentAttackExplorer",
+    "PenaltyExplorer",
+    "RepairExplorer",
+    "TemperatureExplorer",
+]
