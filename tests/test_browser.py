@@ -33,6 +33,7 @@ SMALLER = {
     "02_latent_attacks.ipynb": {"betas": [], "count": 8},
     "03_latent_defences.ipynb": {"betas": [1.0, 10.0], "count": 8},
     "04_encoder_attacks_hmc.ipynb": {"betas": [1.0, 4.0], "per_class": 1, "transitions": 50, "adaptive_images": 2},
+    "06_seatbelt.ipynb": {"layers": [2], "epochs": 3, "count": 4, "grid": 3},
 }
 
 
@@ -199,3 +200,9 @@ def test_the_sliders_of_04_repair_it(page, lab):
     sliders = {"HMC transitions": ("ArrowLeft", 10), "attack radius δ": ("ArrowLeft", 1)}
     sliders |= {"KL weight β": ("ArrowRight", 1), "test image": ("ArrowRight", 1)}
     drag_all(page, lab, "04_encoder_attacks_hmc.ipynb", "MSE", sliders)
+
+
+def test_the_sliders_of_06_pay_for_a_change(page, lab):
+    sliders = {"penalty λ": ("ArrowRight", 3), "weight β": ("ArrowLeft", 1)}
+    sliders |= {"attacked layers": ("ArrowRight", 1), "pair": ("ArrowRight", 1)}
+    drag_all(page, lab, "06_seatbelt.ipynb", "shortfall", sliders)

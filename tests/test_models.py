@@ -10,11 +10,22 @@ from torch import Tensor, nn
 from torch.distributions import Independent, Normal, kl_divergence
 
 from tests.oracles import LinearGaussian, seeded
-from vaenb.attacks import encoder, latent
+from vaenb.attacks import encoder, latent, penalized
 from vaenb.data import load
 from vaenb.hmc import repair
-from vaenb.metrics.likelihood import ais, bits_per_dim, elbo, iwae
-from vaenb.models import DAE, VAE, DiagonalGaussian, NotDefined, Point, dae, hierarchical_vae, reconstruct, vae
+from vaenb.metrics.likelihood import ais, bits_per_dim, elbo, iwae, shortfall
+from vaenb.models import (
+    DAE,
+    VAE,
+    DiagonalGaussian,
+    NotDefined,
+    Point,
+    dae,
+    hierarchical_vae,
+    reconstruct,
+    seatbelt,
+    vae,
+)
 from vaenb.models.contract import check_images, check_latents, check_model
 from vaenb.models.likelihoods import Bernoulli, ContinuousBernoulli, Gaussian
 from vaenb.models.regularizers import KL, mmd, shapiro_wilk
@@ -36,6 +47,10 @@ MODELS = {
     "mlp": lambda: vae(image_shape=(1, 8, 8), latent_dim=2, net="mlp"),
     "hierarchical 32 colour": lambda: hierarchical_vae(image_shape=(3, 32, 32)),
     "hierarchical 16": lambda: hierarchical_vae(image_shape=(1, 16, 16), channels=8, groups=((2, 4), (4, 2), (8, 1))),
+    "seatbelt": lambda: seatbelt(image_shape=(1, 32, 32), latent_dim=4, layers=3, size=100),
+    "seatbelt, downward, without skip": lambda: seatbelt(
+        image_shape=(1, 64, 64), latent_dim=2, layers=2, size=100, net="mlp003", skip=False, order="top_down"
+    ),
     "linear gaussian (not ours)": LinearGaussian,
 }
 
@@ -281,6 +296,7 @@ KINDS = {
     "vae": lambda: vae(**TINY),
     "total correlation": lambda: vae(**TINY, regularizer="tc", size=100),
     "hierarchical": lambda: hierarchical_vae(image_shape=(1, 8, 8), channels=8, groups=((2, 2), (4, 1))),
+    "seatbelt": lambda: seatbelt(**TINY, layers=2, size=100),
     "foreign": LinearGaussian,
     "dae": lambda: dae(**TINY),
 }
@@ -294,6 +310,9 @@ METHODS = {
     "encoder.attack skl": lambda model, x: encoder.attack(model, x, **SHORT),
     "encoder.attack kl_forward": lambda model, x: encoder.attack(model, x, objective="kl_forward", **SHORT),
     "encoder.attack kl_reverse": lambda model, x: encoder.attack(model, x, objective="kl_reverse", **SHORT),
+    "encoder.attack output": lambda model, x: encoder.attack(model, x, objective="output", target=x.flip(0), **SHORT),
+    "penalized.attack": lambda model, x: penalized.attack(model, x, x.flip(0), penalties=torch.ones(2), steps=1),
+    "shortfall": lambda model, x: shortfall(model, x, x.flip(0)),
     "elbo": elbo,
     "iwae": iwae,
     "ais": lambda model, x: ais(model, x, chains=1, temperatures=2),
@@ -302,7 +321,8 @@ METHODS = {
 NOT_DEFINED = {
     "dae": {
         **dict.fromkeys(["encoder.attack skl", "encoder.attack kl_forward", "encoder.attack kl_reverse"], "no KL"),
-        **dict.fromkeys(["elbo", "iwae", "ais", "hmc.repair"], "no ELBO"),
+        **dict.fromkeys(["penalized.attack"], "no KL"),
+        **dict.fromkeys(["elbo", "iwae", "ais", "hmc.repair", "encoder.attack output"], "no ELBO"),
     }
 }
 
