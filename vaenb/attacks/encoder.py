@@ -179,11 +179,13 @@ def of_layers(objective: str, layers: Sequence[int]) -> Objective:
     """Make an objective (skl, kl_forward, kl_reverse, w2 or means) of some layers of a hierarchical model alone.
 
     `layers` are numbered from 1 in the order of the posterior's `layer_slices`: a Seatbelt's z¹, z², …, a
-    `hierarchical_vae`'s top group first. All layers together are the objective itself.
+    `hierarchical_vae`'s top group first. All layers together are the objective itself. The KL of a layer takes both
+    posteriors along p's mean path, w2 and means each along its own: a small KL of z² alone says that x' and the target
+    would go on alike from the same z¹, not that they have the same z².
     """
-    if objective not in _DISTANCES:
+    if not isinstance(objective, str) or objective not in _DISTANCES:
         raise ValueError(f"objective: one of {', '.join(_DISTANCES)} expected, got {objective!r}")
-    if not isinstance(layers, (list, tuple)) or not layers or len(set(layers)) != len(layers):
+    if not isinstance(layers, Sequence) or not layers or len(set(layers)) != len(layers):
         raise ValueError(f"layers: a list of one layer or more, each once, expected, got {layers!r}")
     return lambda p, q: _DISTANCES[objective](_Layers(p, layers), _Layers(q, layers))
 

@@ -54,6 +54,8 @@ def attack(
 
     All K·N searches, of at most `steps` iterations each, are one batch, of which `chunk` are evaluated at a time.
     """
+    if objective == "classifier":
+        raise ValueError("objective: the classifier's is not one of a penalised attack; see `encoder.attack`")
     delta = encoder.loss(model, x, target=target, objective=objective, generator=generator)
     if not isinstance(penalties, Tensor) or penalties.ndim != 1 or not len(penalties):
         raise ValueError(f"penalties: a tensor (K,) of weights expected, got {penalties!r}")

@@ -75,7 +75,8 @@ def shortfall(model: LatentModel, x: Tensor, target: Tensor) -> Tensor:
 
     z and z_t are the posterior means of x and of x_t. It is what an attacked image's code explains of its target less
     than the target's own code does (document 003's −log p(x_t|z*) without its floor): larger is more robust, 0 is
-    lost, and a model that tells x from x_t in no way has nothing to lose.
+    lost, and a model that tells x from x_t in no way has nothing to lose. It is negative where the attacked code
+    explains the target better than the encoder's own, which is not the best one.
     """
     check_model(model)
     check_images(x)

@@ -61,7 +61,7 @@ class PenaltyExplorer:
         three = torch.stack([self.x[i], self.target[i], path.adversarial[k, i]])
         rows = [three.cpu(), reconstruct(self.models[at[0]], three).cpu()]
         self.picture.value = tile(rows, zoom=max(1, 144 // three.shape[-1]))
-        far = (self.target[i] - self.x[i]).norm()
+        far = (self.target[i] - self.x[i]).norm().clamp_min(1e-9)
         self.numbers.value = (
             f"Δ {path.start[i]:.3g} → <b>{path.objective[k, i]:.3g}</b> · ‖d‖ <b>{path.distance[k, i] / far:.2f}</b> "
             f"of the way to the target · shortfall <b>{left[k, i]:.1f}</b> nats (0: taken for the target)"
