@@ -62,18 +62,18 @@ def attack(
     if not (penalties.to(x).isfinite() & (penalties >= 0)).all():
         raise ValueError(f"penalties: finite weights ≥ 0 expected, got {penalties.tolist()}")
     x, count = x.detach(), len(x)
-    weight = penalties.to(x).repeat_interleave(count)
+    first, weight = x.repeat(len(penalties), 1, 1, 1), penalties.to(x).repeat_interleave(count)
 
     def total(x_adv: Tensor, index: Tensor) -> Tensor:
-        return delta(x_adv, index % count) + weight[index] * _norm(x_adv - x[index % count])
+        return delta(x_adv, index % count) + weight[index] * _norm(x_adv - first[index])
 
-    found = minimize(total, x.repeat(len(penalties), 1, 1, 1), steps=steps, chunk=chunk)
+    found = minimize(total, first, steps=steps, chunk=chunk)
     adversarial = found.x.view(len(penalties), *x.shape)
     rows = torch.arange(len(found.x), device=x.device) % count
     with torch.no_grad():
         start = torch.cat([delta(x[i], i) for i in rows[:count].split(chunk)])
         reached = torch.cat([delta(part, i) for part, i in zip(found.x.split(chunk), rows.split(chunk), strict=True)])
-    distance, shape = _norm(found.x - x.repeat(len(penalties), 1, 1, 1)), adversarial.shape[:2]
+    distance, shape = _norm(found.x - first), adversarial.shape[:2]
     return PenaltyPath(
         penalties, adversarial, reached.view(shape), start, distance.view(shape), found.gradient_calls.view(shape)
     )
