@@ -91,12 +91,18 @@ def shortfall(model: LatentModel, x: Tensor, target: Tensor) -> Tensor:
     return torch.cat([explained(goal, goal) - explained(part, goal) for part, goal in pairs])
 
 
-def bits_per_dim(nats: Tensor, x: Tensor) -> Tensor:
-    """Convert a log likelihood in nats (N,) of images x (N, C, H, W) to bits per dimension: −nats / (C·H·W·log 2)."""
+def bits_per_dim(nats: Tensor, x: Tensor, *, levels: int = 1) -> Tensor:
+    """Convert a log likelihood in nats (N,) of images x (N, C, H, W) to bits per dimension: −nats / (C·H·W·log 2).
+
+    A density on [0, 1] knows no grey levels; with `levels` = 256 the result, log₂ 256 higher, is in bits per pixel of 8
+    bits, as a discrete family's is with 1 (of dequantised images it is no less than the discrete one's).
+    """
     check_images(x)
     if nats.shape != (len(x),):
         raise ValueError(f"nats: one number for each of the {len(x)} images expected, got shape {tuple(nats.shape)}")
-    return -nats / (x[0].numel() * math.log(2))
+    if not isinstance(levels, int) or levels < 1:
+        raise ValueError(f"levels: a number of grey levels ≥ 1 expected, got {levels!r}")
+    return math.log2(levels) - nats / (x[0].numel() * math.log(2))
 
 
 @torch.no_grad()

@@ -10,24 +10,38 @@ from torch import Tensor, nn
 
 from vaenb.models import nets
 from vaenb.models.contract import DiagonalGaussian, NotDefined, Point, standard_normal
-from vaenb.models.likelihoods import Bernoulli, ContinuousBernoulli, Gaussian
+from vaenb.models.likelihoods import (
+    Bernoulli,
+    Categorical,
+    ContinuousBernoulli,
+    DiscretizedLogistic,
+    Gaussian,
+    LearnedGaussian,
+    dequantize,
+)
 from vaenb.models.regularizers import KL, MMD, ShapiroWilk, TotalCorrelation
 
 _NETS = {
     "conv001": nets.conv001,
     "conv002a": nets.conv002a,
     "conv003": nets.conv003,
+    "conv004": nets.conv004,
     "mlp": nets.mlp,
     "mlp003": nets.mlp003,
 }
 _LIKELIHOODS = {"bernoulli": Bernoulli, "continuous_bernoulli": ContinuousBernoulli, "gaussian": Gaussian}
+_MORE = {
+    "learned_gaussian": LearnedGaussian,
+    "discretized_logistic": DiscretizedLogistic,
+    "categorical": Categorical,
+}
 
 
 class VAE(nn.Module):
     """A LatentModel (see `contract`) from an encoder and a decoder.
 
     `encoder` maps images (N, *image_shape) to (N, 2·latent_dim), means and log-variances side by side; `decoder` maps
-    latents (N, latent_dim) to logits (N, *image_shape).
+    latents (N, latent_dim) to logits, (N, *image_shape) for a likelihood with one for each pixel.
     """
 
     def __init__(
@@ -62,7 +76,7 @@ class VAE(nn.Module):
         return self.likelihood.log_prob(x, self.logits(z))
 
     def logits(self, z: Tensor) -> Tensor:
-        """The decoder's output (N, *image_shape) before the likelihood turns it into a mean image."""
+        """The decoder's output (N, per_pixel·C, H, W) before the likelihood turns it into a mean image."""
         self._check_latents(z)
         return self.decoder(z)
 
@@ -85,6 +99,8 @@ class VAE(nn.Module):
 
     def losses(self, x: Tensor, labels: Tensor, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """Compute the batch's statistics in nats per image; `fit` minimises the one called `loss`."""
+        if getattr(self.likelihood, "dequantized", False):
+            x = dequantize(x, generator)
         posterior = self.posterior(x)
         z = posterior.rsample(generator=generator)
         nll = -self.log_likelihood(x, z).mean()
@@ -114,15 +130,22 @@ def vae(
     regularizer: str = "kl",
     beta: float = 1.0,
     size: int | None = None,
+    sigma: float | None = None,
+    width: float = 1.0,
 ) -> VAE:
     """Build a VAE from plain values, which are then also its description in the checkpoint store.
 
-    `net` is conv001, conv002a, conv003, mlp or mlp003 (see `nets`); `likelihood` is bernoulli, continuous_bernoulli or
-    gaussian, with σ² = ½ document 001's summed squared error; `regularizer`, of weight `beta`, is kl, mmd, sw
-    (Shapiro–Wilk), sw_all (on as many random directions, too) or tc (total correlation, which needs the number of
-    training images, `size`).
+    `net` is conv001, conv002a, conv003, conv004, mlp or mlp003 (see `nets`), with `width` times its channels;
+    `likelihood` is bernoulli, continuous_bernoulli, gaussian (of `sigma`, by default √½: document 001's summed squared
+    error), learned_gaussian, discretized_logistic or categorical (see `likelihoods`); `regularizer`, of weight `beta`,
+    is kl, mmd, sw (Shapiro–Wilk), sw_all (on as many random directions, too) or tc (total correlation, which needs the
+    number of training images, `size`).
     """
-    return _build(VAE, 2, image_shape, latent_dim, net, likelihood, _regularizer(regularizer, beta, latent_dim, size))
+    if sigma is not None and likelihood != "gaussian":
+        raise ValueError(f"sigma: only with likelihood='gaussian', got {sigma!r} with {likelihood!r}")
+    family = _named(_LIKELIHOODS | _MORE, "likelihood", likelihood)(**({} if sigma is None else {"sigma": sigma}))
+    weighted = _regularizer(regularizer, beta, latent_dim, size)
+    return _build(VAE, 2, image_shape, latent_dim, net, family, weighted, width=width)
 
 
 def dae(
@@ -137,14 +160,17 @@ def dae(
     """Build a deterministic autoencoder from plain values; the arguments are those of `vae`, without kl and tc."""
     if regularizer in ("kl", "tc"):
         raise NotDefined(f"regularizer: {regularizer} needs a posterior with a density; mmd, sw or sw_all expected")
-    return _build(DAE, 1, image_shape, latent_dim, net, likelihood, _regularizer(regularizer, beta, latent_dim, None))
+    family = _named(_LIKELIHOODS, "likelihood", likelihood)()
+    return _build(DAE, 1, image_shape, latent_dim, net, family, _regularizer(regularizer, beta, latent_dim, None))
 
 
-def _build(kind: type[VAE], outputs: int, image_shape, latent_dim: int, net: str, likelihood: str, regularizer) -> VAE:
+def _build(
+    kind: type[VAE], outputs: int, image_shape, latent_dim: int, net: str, family, regularizer, *, width: float = 1.0
+) -> VAE:
     if latent_dim < 1:
         raise ValueError(f"latent_dim: at least one dimension expected, got {latent_dim}")
-    encoder, decoder = _named(_NETS, "net", net)(image_shape, latent_dim, outputs=outputs)
-    family = _named(_LIKELIHOODS, "likelihood", likelihood)()
+    ends = {"outputs": outputs, "per_pixel": family.per_pixel, "width": width}
+    encoder, decoder = _named(_NETS, "net", net)(image_shape, latent_dim, **ends)
     shapes = {"image_shape": image_shape, "latent_dim": latent_dim}
     return kind(encoder, decoder, **shapes, likelihood=family, regularizer=regularizer)
 

@@ -1,19 +1,39 @@
 """Pixel likelihoods p(x|z), from a decoder's logits to nats per image.
 
-Values of different families are never comparable: a Bernoulli on grey pixels is not a density, the two others are.
+Values of different families are never comparable: a Bernoulli on grey pixels is neither a density nor a probability,
+the continuous Bernoulli and the Gaussians are densities of pixels in [0, 1], the discretised logistic and the
+categorical are probabilities of images of 8 bits. A density whose width is learned must see dequantised images, or it
+grows without bound on pixels that take few values.
+
+`per_pixel` is how many logits a decoder gives for each pixel and channel. `best_log_prob(x)` is the largest log p(x|·)
+over all logits, that of a perfect reconstruction.
 """
 
+import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Bernoulli as _Bernoulli
 from torch.distributions import Normal as _Normal
+from torch.nn.functional import logsigmoid
+
+from vaenb.models.contract import NotDefined, rand_like
+
+_HALF = 0.5 / 255  # half a grey level
+
+
+def dequantize(x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Spread each grey level of 8-bit images x (N, C, H, W) evenly over its 1/256 of [0, 1] (Uria et al., 2013)."""
+    return (255 * x + rand_like(x, generator)) / 256
 
 
 @dataclass(frozen=True)
 class Bernoulli:
     """x log p + (1 − x) log(1 − p) with p = sigmoid(logits), also for grey x in [0, 1], as most VAE papers use it."""
+
+    per_pixel: ClassVar[int] = 1
 
     def mean(self, logits: Tensor) -> Tensor:
         return logits.sigmoid()
@@ -21,6 +41,10 @@ class Bernoulli:
     def log_prob(self, x: Tensor, logits: Tensor) -> Tensor:
         """Nats per image (N,), for x and logits (N, C, H, W)."""
         return _Bernoulli(logits=logits, validate_args=False).log_prob(x).flatten(1).sum(1)
+
+    def best_log_prob(self, x: Tensor) -> Tensor:
+        """Minus the sum of the pixels' entropies: (N,)."""
+        return (torch.xlogy(x, x) + torch.xlogy(1 - x, 1 - x)).flatten(1).sum(1)
 
 
 @dataclass(frozen=True)
@@ -30,6 +54,8 @@ class ContinuousBernoulli:
     With l = logit λ the density is exp(xl) · l / (e^l − 1) and the mean 1 / (1 − e^−l) − 1 / l, both computed from l:
     torch.distributions clamps λ, and in float32 loses the normaliser and every mean below 1/16 beyond |l| = 16.
     """
+
+    per_pixel: ClassVar[int] = 1
 
     def mean(self, logits: Tensor) -> Tensor:
         near = logits.abs() < 0.1  # the two poles cancel at 0: use the series there
@@ -44,11 +70,22 @@ class ContinuousBernoulli:
         even = torch.where(near, size**2 / 24, safe / 2 + (-torch.expm1(-safe) / safe).log())
         return ((x - 0.5) * logits - even).flatten(1).sum(1)
 
+    def best_log_prob(self, x: Tensor) -> Tensor:
+        """The density where the mean is x, (N,); of black and white, where it is infinite, half a grey level inside."""
+        inside = x.detach().double().clamp(_HALF, 1 - _HALF)
+        low, high = torch.full_like(inside, -600), torch.full_like(inside, 600)  # the mean rises with the logit
+        for _ in range(50):
+            middle = (low + high) / 2
+            below = self.mean(middle) < inside
+            low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+        return self.log_prob(inside, (low + high) / 2).to(x.dtype)
+
 
 @dataclass(frozen=True)
 class Gaussian:
     """N(sigmoid(logits), σ²) per pixel. With σ² = ½, −log p is document 001's summed squared error, plus a constant."""
 
+    per_pixel: ClassVar[int] = 1
     sigma: float = 0.5**0.5
 
     def __post_init__(self) -> None:
@@ -61,3 +98,98 @@ class Gaussian:
     def log_prob(self, x: Tensor, logits: Tensor) -> Tensor:
         """Nats per image (N,), for x and logits (N, C, H, W)."""
         return _Normal(logits.sigmoid(), self.sigma, validate_args=False).log_prob(x).flatten(1).sum(1)
+
+    def best_log_prob(self, x: Tensor) -> Tensor:
+        """The density at the mean, the same for every image: (N,)."""
+        return _at_the_mean(x, math.log(self.sigma))
+
+
+class LearnedGaussian(nn.Module):
+    """N(sigmoid(logits), σ²) per pixel with one learned σ for all pixels (σ-VAE: Rybkin et al., 2021).
+
+    It is trained on dequantised images, and measured on them: log p of 8-bit images is then bounded, see `dequantize`.
+    """
+
+    per_pixel = 1
+    dequantized = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.log_sigma = nn.Parameter(torch.tensor(-1.0))
+
+    def mean(self, logits: Tensor) -> Tensor:
+        return logits.sigmoid()
+
+    def log_prob(self, x: Tensor, logits: Tensor) -> Tensor:
+        """Nats per image (N,), for x and logits (N, C, H, W)."""
+        return _Normal(logits.sigmoid(), self.log_sigma.exp(), validate_args=False).log_prob(x).flatten(1).sum(1)
+
+    def best_log_prob(self, x: Tensor) -> Tensor:
+        """The density at the mean, the same for every image: (N,)."""
+        return _at_the_mean(x, self.log_sigma)
+
+
+class DiscretizedLogistic(nn.Module):
+    """The probability that a logistic with location m = sigmoid(logits) gives to x's grey level (Kingma et al., 2016).
+
+    With F the sigmoid and one learned scale s for all pixels, F((x + h − m)/s) − F((x − h − m)/s), h = 1/510; the tails
+    belong to black and to white, so that the 256 levels' probabilities add up to 1. `mean` is the location m.
+    """
+
+    per_pixel = 1
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.log_scale = nn.Parameter(torch.tensor(-2.0))
+
+    def mean(self, logits: Tensor) -> Tensor:
+        return logits.sigmoid()
+
+    def log_prob(self, x: Tensor, logits: Tensor) -> Tensor:
+        """Nats per image (N,), for x and logits (N, C, H, W)."""
+        return self._log_prob(x, logits.sigmoid())
+
+    def best_log_prob(self, x: Tensor) -> Tensor:
+        """The probability with the location at x: (N,)."""
+        return self._log_prob(x, x)
+
+    def _log_prob(self, x: Tensor, m: Tensor) -> Tensor:
+        scale = self.log_scale.exp()
+        up, down = logsigmoid((x + _HALF - m) / scale), logsigmoid((m - x + _HALF) / scale)
+        # F(a) − F(b) = F(a) F(−b) (1 − e^(b−a)), without a difference of nearly equal numbers
+        middle = up + down + (-torch.expm1(-2 * _HALF / scale)).log()
+        return torch.where(x < _HALF, up, torch.where(x > 1 - _HALF, down, middle)).flatten(1).sum(1)
+
+
+@dataclass(frozen=True)
+class Categorical:
+    """A probability of its own for each of a pixel's 256 grey levels: no level is known to be near another.
+
+    The logits are (N, 256·C, H, W), those of a channel side by side. Images are rounded to 8 bits, so that there is no
+    gradient in x: an attack that needs one raises NotDefined.
+    """
+
+    per_pixel: ClassVar[int] = 256
+
+    def mean(self, logits: Tensor) -> Tensor:
+        levels = torch.linspace(0, 1, 256, dtype=logits.dtype, device=logits.device)
+        return torch.einsum("nclhw,l->nchw", logits.unflatten(1, (-1, 256)).softmax(2), levels)
+
+    def log_prob(self, x: Tensor, logits: Tensor) -> Tensor:
+        """Nats per image (N,), for x (N, C, H, W) and logits (N, 256·C, H, W)."""
+        self._check(x)
+        levels = (255 * x).round().long()[:, :, None]
+        return logits.unflatten(1, (-1, 256)).log_softmax(2).gather(2, levels).flatten(1).sum(1)
+
+    def best_log_prob(self, x: Tensor) -> Tensor:
+        """Zero: any grey level can have all the probability: (N,)."""
+        self._check(x)
+        return x.new_zeros(len(x))
+
+    def _check(self, x: Tensor) -> None:
+        if x.requires_grad:
+            raise NotDefined("a categorical likelihood counts grey levels and has no gradient in x")
+
+
+def _at_the_mean(x: Tensor, log_sigma: Tensor | float) -> Tensor:
+    return (-(log_sigma + 0.5 * math.log(2 * math.pi)) * torch.ones_like(x)).flatten(1).sum(1)
