@@ -181,7 +181,7 @@ def test_the_sliders_of_01_doubt_and_accuse(page, lab):
     run_without_errors(page, lab, "01_vae_as_probe.ipynb")
     drag(page, "the classifier says", {"attack radius ε": ("ArrowRight", 3), "samples": ("ArrowLeft", 5)})
     drag(page, "ECE", {"temperature T": ("ArrowRight", 4), "which images": ("ArrowRight", 1)})
-    right = dict.fromkeys(("false alarms", "detector", "condition"), ("ArrowRight", 1))
+    right = dict.fromkeys(("false alarms", "detector", "pair"), ("ArrowRight", 1))
     drag(page, "AUROC", right)
     assert page.problems == []
 

@@ -8,14 +8,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial import distance
-from scipy.stats import entropy, norm, rankdata, skew
-from sklearn.metrics import roc_auc_score
+from scipy.stats import norm, rankdata, skew
+from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 from sklearn.preprocessing import QuantileTransformer
-from torch import Tensor, nn
+from torch import Tensor
 
 from tests.oracles import LinearGaussian, seeded
 from vaenb.claims import bootstrap
-from vaenb.metrics.detection import auroc, consistency, copod, likelihood_path, mahalanobis, signals
+from vaenb.metrics.detection import aupr, auroc, copod, fpr95, likelihood_path, mahalanobis, signals
 from vaenb.metrics.likelihood import elbo
 from vaenb.models import DiagonalGaussian, NotDefined, dae, hierarchical_vae, vae
 from vaenb.models.contract import standard_normal
@@ -26,11 +26,6 @@ FEW = st.lists(st.sampled_from([-math.inf, -1e30, -1.0, 0.0, 1e-30, math.inf]), 
 
 def images(n: int = 6, seed: int = 0) -> Tensor:
     return torch.rand(n, 1, 4, 4, generator=seeded(seed))
-
-
-def classifier(x: Tensor, classes: int = 4) -> Tensor:
-    """A linear one that is undecided about the oracle's images, so that its reconstructions disagree."""
-    return 3 * (x.flatten(1) - 0.5) @ torch.randn(16, classes, generator=seeded(5), dtype=torch.float64).to(x)
 
 
 class Fixed(LinearGaussian):
@@ -50,7 +45,7 @@ def joined(inside, outside):
     return np.r_[np.zeros(len(inside)), np.ones(len(outside))], np.r_[inside, outside]
 
 
-# AUROC
+# How well a score tells
 
 
 @pytest.mark.parametrize("scale, shift", [(1, 0), (50, -1e5), (1e30, 0), (1e-30, 0)])
@@ -85,126 +80,91 @@ def test_auroc_loses_no_digit():
     assert auroc([-math.inf, 0], [0, math.inf]) == 7 / 8
 
 
-def test_auroc_is_a_statistic_of_the_bootstrap():
-    inside, outside = torch.randn(2, 400, generator=seeded())
-    estimate = bootstrap(torch.stack([inside, outside + 1], 1), statistic=lambda pairs: auroc(*pairs.T), resamples=500)
-    assert estimate.effect == auroc(inside, outside + 1)
-    assert estimate.low < norm.cdf(1 / math.sqrt(2)) < estimate.high < estimate.low + 0.08
+@pytest.mark.parametrize("scale, shift", [(1, 0), (50, -1e5), (1e30, 0), (1e-30, 0)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_aupr_is_scikit_learns_average_precision_either_way_round(scale, shift, dtype):
+    inside, outside = torch.randn(300, generator=seeded()), torch.randn(100, generator=seeded(1)) + 1
+    inside, outside = ((scores * scale + shift).to(dtype) for scores in (inside, outside))
+    truth, scores = joined(inside.double(), outside.double())
+    assert aupr(inside, outside) == pytest.approx(average_precision_score(truth, scores), abs=1e-12)
+    assert aupr(-outside, -inside) == pytest.approx(average_precision_score(1 - truth, -scores), abs=1e-12)
+    assert 0.4 < aupr(inside, outside) < 0.6 < 0.8 < aupr(-outside, -inside)
+
+
+@given(st.one_of(SCORES, FEW), st.one_of(SCORES, FEW))
+def test_aupr_of_any_scores(inside, outside):
+    precision = [sum(b >= t for b in outside) / sum(s >= t for s in inside + outside) for t in outside]
+    assert aupr(inside, outside) == pytest.approx(np.mean(precision))
+    ranks = rankdata(inside + outside)  # scikit-learn takes no infinity
+    parts = ranks[: len(inside)], ranks[len(inside) :]
+    assert aupr(*parts) == aupr(inside, outside) == pytest.approx(average_precision_score(*joined(*parts)))
+
+
+@given(st.one_of(SCORES, FEW), st.one_of(SCORES, FEW))
+def test_fpr95_is_where_the_roc_curve_of_inside_images_reaches_95_percent(inside, outside):
+    ranks = rankdata(inside + outside)
+    truth, scores = joined(ranks[: len(inside)], ranks[len(inside) :])
+    fpr, tpr, _ = roc_curve(1 - truth, -scores, drop_intermediate=False)
+    found = fpr95(inside, outside)
+    assert found == pytest.approx(fpr[tpr >= 0.95 - 1e-9].min()) == fpr95(scores[truth == 0], scores[truth == 1])
+    passing = [np.mean(np.array(outside) <= t) for t in inside if np.mean(np.array(inside) <= t) > 0.95 - 1e-9]
+    assert found == pytest.approx(min(passing))
+
+
+@pytest.mark.parametrize("count", [1, 10, 20, 40, 100, 1000, 2000])
+def test_fpr95_lets_no_more_inside_images_pass_than_it_must(count):
+    inside = np.arange(count)
+    lets_pass = next(k for k in range(1, count + 1) if 100 * k >= 95 * count)
+    assert fpr95(inside, inside) == lets_pass / count
+    assert fpr95(inside, [lets_pass - 1]) == 1 and fpr95(inside, [lets_pass - 0.999]) == 0  # a tie passes
+
+
+def test_one_cloud_apart_from_the_other_is_perfect_and_the_same_one_is_guessing():
+    x = torch.randn(4000, generator=seeded())
+    assert (auroc(x, x + 99), aupr(x, x + 99), fpr95(x, x + 99)) == (1, 1, 0)
+    assert auroc(x, x) == 0.5 and fpr95(x, x) == 0.95 and aupr(x, x) == pytest.approx(0.5, abs=1e-3)
+    assert (auroc(x, x - 99), fpr95(x, x - 99)) == (0, 1) and aupr(x, x - 99) < 0.31
+
+
+@pytest.mark.parametrize("judge, expected", [(auroc, norm.cdf(2**-0.5)), (aupr, 0.753), (fpr95, norm.cdf(0.6449))])
+def test_each_is_a_statistic_of_the_bootstrap(judge, expected):
+    inside, outside = torch.randn(2, 1000, generator=seeded())
+    estimate = bootstrap(torch.stack([inside, outside + 1], 1), statistic=lambda pairs: judge(*pairs.T), resamples=300)
+    assert estimate.effect == judge(inside, outside + 1)
+    assert estimate.low < expected < estimate.high < estimate.low + 0.15
 
 
 @pytest.mark.parametrize("bad", [[], [[1.0, 2.0]], 1.0, torch.zeros(3, 1), [0.0, math.nan]])
 @pytest.mark.parametrize("name", ["inside", "outside"])
-def test_auroc_names_the_argument_that_is_no_list_of_scores(name, bad):
+@pytest.mark.parametrize("judge", [auroc, aupr, fpr95])
+def test_the_argument_that_is_no_list_of_scores_is_named(judge, name, bad):
     with pytest.raises(ValueError, match=name):
-        auroc(**({"inside": [0.0], "outside": [1.0]} | {name: bad}))
+        judge(**({"inside": [0.0], "outside": [1.0]} | {name: bad}))
 
 
-# Consistency
-
-
-def test_consistency_is_that_of_a_plain_loop():
-    model, x, generator = Fixed(0.3), images(), seeded(3)
-    found = consistency(classifier, model, x, samples=8, generator=seeded(3))
-    z = torch.stack([model.posterior(x).rsample(generator=generator) for _ in range(8)], 1)
-    for i in range(len(x)):
-        own = classifier(x[i : i + 1]).double().softmax(1)[0].numpy()
-        each = [classifier(model.decode(z[i, s : s + 1])).double().softmax(1)[0].numpy() for s in range(8)]
-        labels, mean = [int(p.argmax()) for p in each], np.mean(each, axis=0)
-        assert found.labels[i].tolist() == labels and found.distinct[i] == len(set(labels))
-        assert found.disagreement[i].item() == np.mean([label != own.argmax() for label in labels])
-        np.testing.assert_allclose(found.own[i], own, rtol=1e-3, atol=1e-12)
-        np.testing.assert_allclose(found.mean[i], mean, rtol=1e-3, atol=1e-12)
-        assert found.entropy[i].item() == pytest.approx(entropy(mean), rel=1e-3)
-        assert found.kl[i].item() == pytest.approx(entropy(own, mean), rel=1e-3)
-    assert found.distinct.dtype == torch.long and len(found.distinct.unique()) > 1
-
-
-@pytest.mark.parametrize("samples, classes", [(1, 3), (3, 7), (20, 2), (20, 5)])
-def test_scores_are_in_their_ranges(samples, classes):
-    model, x = Fixed(2.0), images(200)
-    found = consistency(lambda x: classifier(x, classes), model, x, samples=samples, generator=seeded())
-    assert found.distinct.min() >= 1 and found.distinct.max() == min(samples, classes)
-    assert found.labels.shape == (200, samples) and found.own.shape == found.mean.shape == (200, classes)
-    assert (found.kl >= 0).all() and (found.entropy >= 0).all() and found.entropy.max() <= math.log(classes) + 1e-12
-    torch.testing.assert_close(found.mean.sum(1), torch.ones(200, dtype=torch.float64))
-    assert ((found.disagreement >= 0) & (found.disagreement <= 1)).all()
-
-
-def test_without_noise_all_reconstructions_have_one_label():
-    model, x = Fixed(1e-12), images(50)
-    found = consistency(classifier, model, x, samples=5)
-    expected = classifier(model.decode(model.posterior(x).mean)).double().log_softmax(1)
-    assert (found.distinct == 1).all() and (found.labels == expected.argmax(1, keepdim=True)).all()
-    torch.testing.assert_close(found.log_mean, expected, rtol=1e-3, atol=1e-3)
-    assert 0 < found.disagreement.mean() < 1
+# What the VAE says
 
 
 @pytest.mark.parametrize("chunk", [7, 100, 10_000])
 def test_chunks_change_nothing(chunk):
     model, x = Fixed(0.3), images(530)
-    one, other = (consistency(classifier, model, x, samples=3, generator=seeded(), chunk=size) for size in (512, chunk))
-    assert (one.labels == other.labels).float().mean() > 0.999  # but for rounding
-    torch.testing.assert_close(one.log_mean, other.log_mean, rtol=1e-3, atol=1e-3)
     a, b = (signals(model, x, samples=3, generator=seeded(), chunk=size) for size in (512, chunk))
     torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(likelihood_path(model, x, chunk=chunk), likelihood_path(model, x))
 
 
 def test_a_seed_gives_the_same_again_and_another_does_not():
-    one, same, other = (consistency(classifier, Fixed(0.3), images(), generator=seeded(s)) for s in (0, 0, 1))
-    assert one.log_mean.equal(same.log_mean) and not one.log_mean.equal(other.log_mean)
     one, same, other = (signals(Fixed(0.3), images(), generator=seeded(s))["kl"] for s in (0, 0, 1))
     assert one.equal(same) and not one.equal(other)
 
 
-@pytest.mark.parametrize("height", [1.0, 1000.0, 1e6])
-def test_kl_stays_finite_where_probabilities_underflow(height):
-    class Black(Fixed):
-        def decode(self, z: Tensor) -> Tensor:
-            return torch.zeros(len(z), 1, 4, 4)
-
-    def sure(x: Tensor) -> Tensor:  # of white at p = (σ(h), σ(−h)), of black at the reverse
-        return height * torch.stack([x.mean((1, 2, 3)) - 0.5, 0.5 - x.mean((1, 2, 3))], 1)
-
-    found = consistency(sure, Black(1.0), torch.ones(2, 1, 4, 4), generator=seeded())
-    assert found.kl.tolist() == pytest.approx([height * math.tanh(height / 2)] * 2, rel=1e-9)
-    p = 1 / (1 + math.exp(-min(height, 700)))
-    assert found.entropy.tolist() == pytest.approx([entropy([p, 1 - p])] * 2, abs=1e-9)
-
-
-def test_a_reconstruction_that_is_the_image_has_no_kl():
-    class Same(Fixed):
-        def decode(self, z: Tensor) -> Tensor:
-            return images().repeat(len(z) // 6, 1, 1, 1)
-
-    found = consistency(classifier, Same(1.0), images())
-    assert found.kl.max() < 1e-12 and found.disagreement.max() == 0
-
-
 def test_no_gradient_is_kept():
     x = images().requires_grad_()
-    found = consistency(classifier, Fixed(0.3), x)
-    tensors = [found.log_own, found.kl, likelihood_path(Fixed(0.3), x), *signals(Fixed(0.3), x).values()]
+    tensors = [likelihood_path(Fixed(0.3), x), *signals(Fixed(0.3), x).values()]
     assert not any(t.requires_grad for t in tensors)
 
 
-@pytest.mark.parametrize(
-    "bad, match",
-    [
-        (lambda x: classifier(x).softmax(1), "gives probabilities; logits expected"),
-        (lambda x: classifier(x)[:, 0], r"logits \(6, K\)"),
-        (lambda x: classifier(x).argmax(1), r"logits \(6, K\)"),
-        (lambda x: classifier(x)[1:], r"logits \(6, K\)"),
-        (lambda x: classifier(x) * math.nan, "NaN"),
-        (nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), "training mode"),
-    ],
-)
-def test_a_classifier_that_gives_no_logits_is_refused(bad, match):
-    with pytest.raises(ValueError, match=match):
-        consistency(bad, Fixed(0.3), images())
-
-
-@pytest.mark.parametrize("function", [lambda *a, **k: consistency(classifier, *a, **k), signals, likelihood_path])
+@pytest.mark.parametrize("function", [signals, likelihood_path])
 def test_bad_input_is_named(function):
     model = Fixed(0.3)
     for x, kind in [(images()[0], ValueError), (images() * 255, ValueError), (images() * math.nan, ValueError)]:
@@ -216,17 +176,9 @@ def test_bad_input_is_named(function):
         function(vae(image_shape=(1, 8, 8), latent_dim=2, net="mlp"), torch.rand(2, 1, 8, 8))
     with pytest.raises(ValueError, match="chunk"):
         function(model, images(), chunk=0)
-    if function is not likelihood_path:
+    if function is signals:
         with pytest.raises(ValueError, match="samples"):
             function(model, images(), samples=0)
-
-
-def test_the_classifier_must_be_callable():
-    with pytest.raises(TypeError, match="classifier"):
-        consistency(torch.zeros(6, 4), Fixed(0.3), images())
-
-
-# What the VAE says
 
 
 def test_signals_are_the_closed_forms_of_a_linear_model():
@@ -263,12 +215,11 @@ def test_the_negative_elbo_is_that_of_the_likelihoods_for_a_hierarchy_too():
         torch.testing.assert_close(found["reconstruction"] + found["kl"], found["negative_elbo"])
 
 
-def test_a_deterministic_autoencoder_has_no_elbo_but_is_a_probe():
+def test_a_deterministic_autoencoder_has_no_elbo_but_a_path():
     torch.manual_seed(0)
     model, x = dae(image_shape=(1, 8, 8), latent_dim=3, net="mlp").eval(), torch.rand(4, 1, 8, 8)
     with pytest.raises(NotDefined):
         signals(model, x)
-    assert consistency(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)).eval(), model, x).distinct.tolist() == [1] * 4
     path = likelihood_path(model, x.repeat(3, 1, 1, 1))
     assert (path[:, 2] == 0).all()
     with pytest.raises(ValueError, match=r"inliers: feature\(s\) \[2\] are constant"):

@@ -3,13 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import confusion_matrix
 
 from tests.oracles import seeded
 from vaenb import plots, widgets
 from vaenb.claims import Estimate
 from vaenb.metrics import calibration
-from vaenb.metrics.detection import auroc
 from vaenb.models import vae
 
 
@@ -125,42 +123,3 @@ def test_the_thermostat_shows_the_error_at_its_temperature():
     assert all(a != b for a, b in zip(between, state(thermostat), strict=True))
     with pytest.raises(ValueError, match="of the same conditions"):
         widgets.TemperatureExplorer({"clean": logits}, {"noisy": labels})
-
-
-@pytest.fixture
-def guard():
-    clean, bad = torch.randn(300, generator=seeded()), 1 + torch.randn(100, generator=seeded(1))
-    scores = {
-        "KL": {"clean": clean, "FGSM": bad, "noise": bad - 0.5},
-        "n(x)": {"clean": clean.round(), "FGSM": bad.round(), "noise": bad},
-    }
-    return widgets.DetectorExplorer(scores)
-
-
-@pytest.mark.parametrize("detector", ["KL", "n(x)"])
-@pytest.mark.parametrize("rate", [0.0, 0.05, 0.3, 1.0])
-def test_the_guard_counts_as_scikit_learn_does_and_keeps_its_promise(guard, detector, rate):
-    guard.detector.value, guard.alarms.value = detector, rate
-    clean, bad = guard.scores[detector]["clean"], guard.scores[detector]["FGSM"]
-    limit = guard.threshold(detector, rate)
-    truth, called = [0] * len(clean) + [1] * len(bad), (torch.cat([clean, bad]) > limit).int()
-    (passed, accused), (missed, caught) = confusion_matrix(truth, called, labels=[0, 1])
-    assert accused <= rate * len(clean)
-    for text in (
-        f"caught <b>{caught}</b>, missed <b>{missed}</b>",
-        f"accused <b>{accused}</b>, let pass <b>{passed}</b>",
-    ):
-        assert text in guard.numbers.value
-    assert f"AUROC {auroc(clean, bad):.3f}" in guard.numbers.value
-
-
-@pytest.mark.parametrize(("slider", "value"), [("alarms", 0.3), ("detector", "n(x)"), ("condition", "noise")])
-def test_every_slider_of_the_guard_changes_everything(guard, slider, value):
-    before = state(guard)
-    getattr(guard, slider).value = value
-    assert all(a != b for a, b in zip(before, state(guard), strict=True))
-
-
-def test_a_guard_without_anyone_to_catch_is_refused():
-    with pytest.raises(ValueError, match="the same two conditions or more"):
-        widgets.DetectorExplorer({"KL": {"clean": torch.zeros(3)}})

@@ -6,6 +6,7 @@ A set is kept as `<name>_<split>.npz` in the data folder (`VAENB_DATA`): `images
 
 import difflib
 import hashlib
+import math
 import os
 import shutil
 import socket
@@ -121,6 +122,23 @@ def available(folder: Path | str | None = None) -> list[str]:
     """Name the sets that need no download: the embedded ones, and those in the data folder."""
     here = {path.stem.rsplit("_", 1)[0] for s in SPLITS for path in _folder(folder).glob(f"*_{s}.npz")}
     return [*EMBEDDED, *sorted(here - set(EMBEDDED))]
+
+
+def recolor(x: Tensor, *, contrast: float = 1.0, brightness: float = 0.0) -> Tensor:
+    """Change images x (N, C, H, W) in [0, 1] to clip(m + contrast · (x − m) + brightness, 0, 1), m each one's mean.
+
+    m is over pixels and channels, so that contrast 0 leaves one grey. Raises ValueError for a negative contrast and
+    for what is not finite.
+    """
+    if not isinstance(x, Tensor) or x.ndim != 4 or not x.is_floating_point():
+        got = f"{x.dtype} of shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+        raise ValueError(f"x: float images (N, C, H, W) in [0, 1] expected, got {got}")
+    if not (math.isfinite(contrast) and contrast >= 0):
+        raise ValueError(f"contrast: a number ≥ 0 expected, got {contrast!r}")
+    if not math.isfinite(brightness):
+        raise ValueError(f"brightness: a finite number expected, got {brightness!r}")
+    mean = x.mean((1, 2, 3), keepdim=True)
+    return (contrast * x + ((1 - contrast) * mean + brightness)).clamp(0, 1)  # so that 1 and 0 give back x, unrounded
 
 
 def _load(name: str | Path, split: str, size: int | None, folder: Path, download: bool) -> ImageSet:

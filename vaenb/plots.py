@@ -184,7 +184,8 @@ def intervals(
         fig.add_vline(mark, line={"dash": "dash", "color": "#888888", "width": 1})
     fig.update_yaxes(tickvals=list(range(len(rows))), ticktext=rows, autorange="reversed")
     height = 150 + max(34, 14 * len(values)) * len(rows)
-    size = {"width": 860, "height": height, "margin": {"l": 190}}
+    left = max(190, 9 * max(map(len, rows), default=0))
+    size = {"width": 670 + left, "height": height, "margin": {"l": left}}
     # The legend also of a single group: its name stands nowhere else.
     return fig.update_layout(title=title, xaxis_title=x, showlegend=True, **size, template=TEMPLATE)
 

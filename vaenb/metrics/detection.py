@@ -1,18 +1,12 @@
 """Scores that tell images a model does not know, or that were attacked: larger is more suspicious, for all of them.
 
-Document 000 takes a VAE as a probe for a classifier f. With z_s ~ q(z|x), s = 1…S, x̂_s = Dec(z_s) and the mean
-f̄ = 1/S Σ_s softmax f(x̂_s), `consistency` gives
-
-    n(x) = #{argmax f(x̂_1), …, argmax f(x̂_S)},   H[f̄],   KL[softmax f(x) ‖ f̄]
-
-`signals` gives what the VAE alone has to say: reconstruction, KL, ELBO, ‖μ‖, σ. `likelihood_path` keeps three of these
-apart, ‖x − x̂‖, ‖μ‖, ‖σ‖, where their sum in the ELBO lets them cancel (LPath: Huang et al., 2024, 2401.04933), and a
-detector fitted on inliers joins them: `mahalanobis` or `copod` (Li et al., 2020, 2009.09463). `auroc` judges a score.
+`signals` gives what a VAE has to say of an image: reconstruction, KL, ELBO, ‖μ‖, σ. `likelihood_path` keeps three of
+these apart, ‖x − x̂‖, ‖μ‖, ‖σ‖, where their sum in the ELBO lets them cancel (LPath: Huang et al., 2024, 2401.04933),
+and a detector fitted on inliers joins them: `mahalanobis` or `copod` (Li et al., 2020, 2009.09463). `auroc`, `aupr` and
+`fpr95` judge a score. Further scores are in `consistency`, which asks a classifier too, and in `ood`.
 """
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -21,7 +15,6 @@ from sklearn.covariance import EmpiricalCovariance
 from torch import Tensor
 
 from vaenb.attacks.pgd import _check_counts
-from vaenb.models.classifier import check_classifier, logits
 from vaenb.models.contract import LatentModel, check_images, check_latents, check_model
 
 _BLOCK = 512  # images encoded at a time, whatever `chunk` is: the draws must not depend on it
@@ -35,85 +28,34 @@ def auroc(inside, outside) -> float:
 
     Both are raw scores, (N,) and (M,), tensors or arrays; ±inf is a score like any other. Below ½ the scores point the
     wrong way. An interval over images is `claims.bootstrap(torch.stack([inside, outside], 1), statistic=lambda pairs:
-    auroc(*pairs.T))`. Raises ValueError for NaN.
+    auroc(*pairs.T))`, and likewise for `aupr` and `fpr95`. Raises ValueError for NaN.
     """
-    a, b = np.sort(_scores(inside, "inside")), np.sort(_scores(outside, "outside"))
+    a, b = _ordered(inside, outside)
     twice = np.searchsorted(a, b, side="left").sum() + np.searchsorted(a, b, side="right").sum()  # whole, so exact
     return int(twice) / (2 * len(a) * len(b))
 
 
-@dataclass(frozen=True, eq=False)
-class Consistency:
-    """What a classifier says of N images and of S reconstructions of each; the properties are scores, (N,).
+def aupr(inside, outside) -> float:
+    """The area under the precision-recall curve, as average precision, with the outside images as positives.
 
-    Probabilities are kept as logarithms, in float64, so that none becomes 0 and no score infinite.
+    It depends on the numbers of images: guessing gets M / (N + M). With the inside images as positives it is
+    `aupr(-outside, -inside)`. Arguments as in `auroc`.
     """
-
-    labels: Tensor  # (N, S), of the reconstructions
-    log_own: Tensor  # (N, K), log softmax f(x)
-    log_mean: Tensor  # (N, K), log f̄(x)
-
-    @property
-    def own(self) -> Tensor:
-        """The classifier's probabilities of each image: (N, K)."""
-        return self.log_own.exp()
-
-    @property
-    def mean(self) -> Tensor:
-        """Its probabilities averaged over each image's reconstructions, f̄: (N, K)."""
-        return self.log_mean.exp()
-
-    @property
-    def distinct(self) -> Tensor:
-        """Document 000's n(x), the number of different labels, 1 … min(S, K)."""
-        return self.labels.sort(1).values.diff(dim=1).ne(0).sum(1) + 1
-
-    @property
-    def disagreement(self) -> Tensor:
-        """The share of reconstructions with another label than the image, 0 … 1."""
-        return (self.labels != self.log_own.argmax(1, keepdim=True)).double().mean(1)
-
-    @property
-    def entropy(self) -> Tensor:
-        """Entropy of f̄ in nats, 0 … log K: large where the reconstructions, or each by itself, are undecided."""
-        return (-self.mean * self.log_mean).sum(1).clamp_min(0)
-
-    @property
-    def kl(self) -> Tensor:
-        """KL[softmax f(x) ‖ f̄] in nats: large where the classifier is sure and the reconstructions say otherwise."""
-        return (self.own * (self.log_own - self.log_mean)).sum(1).clamp_min(0)
+    a, b = _ordered(inside, outside)
+    hits, misses = (len(scores) - np.searchsorted(scores, b, side="left") for scores in (b, a))  # at threshold b
+    return float(np.mean(hits / (hits + misses)))
 
 
-@torch.no_grad()
-def consistency(
-    classifier: Callable[[Tensor], Tensor],
-    model: LatentModel,
-    x: Tensor,
-    *,
-    samples: int = 10,
-    generator: torch.Generator | None = None,
-    chunk: int = 512,
-) -> Consistency:
-    """Ask a classifier, images to logits (N, K), for images x (N, C, H, W) and `samples` reconstructions of each.
+def fpr95(inside, outside) -> float:
+    """The share of outside images that pass where at least 95 % of the inside images do: 0 is perfect, 0.95 guessing.
 
-    A reconstruction is the mean image of a draw z ~ q(z|x). `chunk` images are decoded and classified at a time; the
-    draws do not depend on it. Raises ValueError where the classifier gives probabilities or is in training mode.
+    The threshold is the lowest that lets so many inside images pass, and a score equal to it passes. This is the FPR at
+    95 % TPR of ODIN (Liang et al., 2018, 1706.02690), for whom inside images are positives; others take the outside
+    images as positives and report the share of inside images lost. Arguments as in `auroc`.
     """
-    check_classifier(classifier)
-    _check_model_and_images(model, x, samples=samples, chunk=chunk)
-
-    def log_softmax(images: Tensor) -> Tensor:
-        return logits(classifier, images).double().log_softmax(1)
-
-    own = torch.cat([log_softmax(part) for part in x.split(chunk)])
-    labels, means = [], []
-    for part in x.split(_BLOCK):
-        q = model.posterior(part)
-        z = torch.cat([q.rsample(generator=generator) for _ in range(samples)])  # (S·n, D)
-        each = torch.cat([log_softmax(model.decode(some)) for some in z.split(chunk)]).unflatten(0, (samples, -1))
-        labels.append(each.argmax(2).T)
-        means.append(each.logsumexp(0) - math.log(samples))
-    return Consistency(torch.cat(labels), own, torch.cat(means))
+    a, b = _ordered(inside, outside)
+    threshold = a[-(-95 * len(a) // 100) - 1]  # ⌈0.95 N⌉ of them pass, or more by ties
+    return float(np.mean(b <= threshold))
 
 
 @torch.no_grad()
@@ -234,6 +176,10 @@ def _counts(ordered: np.ndarray, x: np.ndarray, side: str) -> np.ndarray:
 def _beyond(x: np.ndarray, low: np.ndarray, high: np.ndarray, scale: np.ndarray) -> np.ndarray:
     """How far x lies outside [low, high], with its sign, in units of `scale`."""
     return (x - x.clip(low, high)) / scale
+
+
+def _ordered(inside, outside) -> tuple[np.ndarray, np.ndarray]:
+    return np.sort(_scores(inside, "inside")), np.sort(_scores(outside, "outside"))
 
 
 def _scores(values, name: str) -> np.ndarray:

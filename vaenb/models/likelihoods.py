@@ -22,6 +22,7 @@ from torch.nn.functional import logsigmoid
 from vaenb.models.contract import NotDefined, rand_like
 
 _HALF = 0.5 / 255  # half a grey level
+_FASTER = 10  # Adam moves every weight about lr a step, and the log of a width has some units to go
 
 
 def dequantize(x: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -115,7 +116,11 @@ class LearnedGaussian(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.log_sigma = nn.Parameter(torch.tensor(-1.0))
+        self.weight = nn.Parameter(torch.tensor(-1.0 / _FASTER))
+
+    @property
+    def log_sigma(self) -> Tensor:
+        return _FASTER * self.weight
 
     def mean(self, logits: Tensor) -> Tensor:
         return logits.sigmoid()
@@ -140,7 +145,11 @@ class DiscretizedLogistic(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.log_scale = nn.Parameter(torch.tensor(-2.0))
+        self.weight = nn.Parameter(torch.tensor(-2.0 / _FASTER))
+
+    @property
+    def log_scale(self) -> Tensor:
+        return _FASTER * self.weight
 
     def mean(self, logits: Tensor) -> Tensor:
         return logits.sigmoid()

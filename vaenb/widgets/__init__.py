@@ -4,12 +4,14 @@ An explorer is a small class whose attributes are its sliders and outputs, and w
 """
 
 from vaenb.widgets.latent import LatentAttackExplorer
+from vaenb.widgets.ood import ContrastExplorer, DetectorExplorer
 from vaenb.widgets.penalty import PenaltyExplorer
-from vaenb.widgets.probe import ConsistencyExplorer, DetectorExplorer, TemperatureExplorer
+from vaenb.widgets.probe import ConsistencyExplorer, TemperatureExplorer
 from vaenb.widgets.repair import RepairExplorer
 
 __all__ = [
     "ConsistencyExplorer",
+    "ContrastExplorer",
     "DetectorExplorer",
     "LatentAttackExplorer",
     "PenaltyExplorer",

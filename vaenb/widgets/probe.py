@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from vaenb.metrics.calibration import brier, ece, reliability
-from vaenb.metrics.detection import auroc
 from vaenb.models.classifier import check_classifier
 from vaenb.models.contract import LatentModel, check_model
 from vaenb.plots import COLORS, tile
@@ -130,67 +129,3 @@ class TemperatureExplorer:
         chart.line(places, errors, COLORS[0])
         chart.dot(math.log2(t), now)
         self.curve.value = chart.svg().encode()
-
-
-class DetectorExplorer:
-    """Drag the threshold of a detector, and count whom it catches and whom it accuses.
-
-    `scores` maps a detector's name to its scores (n,) by condition, the innocent one first; larger is more suspicious.
-    The threshold is set by the share of innocent images that it would accuse.
-    """
-
-    def __init__(self, scores: dict[str, dict[str, Tensor]]) -> None:
-        conditions = [list(group) for group in scores.values()]
-        if not scores or len(conditions[0]) < 2 or any(c != conditions[0] for c in conditions):
-            raise ValueError(f"scores: the same two conditions or more for each detector expected, got {conditions}")
-        self.scores, self.innocent = scores, conditions[0][0]
-        rates = [0.0, 0.005, 0.01, 0.02, 0.03, 0.05, 0.08, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0]
-        self.alarms = slider_of([(f"{r:.1%}", r) for r in rates], "false alarms", value=0.05)
-        self.detector = slider_of(list(scores), "detector")
-        self.condition = slider_of(conditions[0][1:], "condition")
-        self.picture, self.curve = ipw.Image(format="svg+xml"), ipw.Image(format="svg+xml")
-        self.numbers = ipw.HTML(layout=ipw.Layout(min_width="34em"))
-        sliders = [self.alarms, self.detector, self.condition]
-        for slider in sliders:
-            slider.observe(self._draw, "value")
-        caption = "scores below and above the threshold, and the ROC curve"
-        self.view = view_of(sliders, caption, [self.picture, self.numbers], self.curve)
-        self._draw()
-
-    def threshold(self, detector: str, rate: float) -> float:
-        """The smallest innocent score above which at most `rate` of the innocent scores lie."""
-        ordered = self.scores[detector][self.innocent].double().sort(descending=True).values
-        return ordered[min(int(rate * len(ordered)), len(ordered) - 1)].item() if rate < 1 else -math.inf
-
-    def _draw(self, change=None) -> None:
-        detector, condition, rate = self.detector.value, self.condition.value, self.alarms.value
-        clean, bad = (self.scores[detector][name].double().cpu() for name in (self.innocent, condition))
-        limit = self.threshold(detector, rate)
-        accused, caught = ((v > limit).sum().item() for v in (clean, bad))
-        self.numbers.value = (
-            f"score > {limit:.4g}: caught <b>{caught}</b>, missed <b>{len(bad) - caught}</b> of {condition} · "
-            f"accused <b>{accused}</b>, let pass <b>{len(clean) - accused}</b> of {self.innocent} · "
-            f"AUROC {auroc(clean, bad):.3f}"
-        )
-        self.picture.value = self._histograms(clean, bad, limit, condition).encode()
-        cuts = torch.cat([clean, bad]).unique().flip(0)
-        cuts = cuts[torch.linspace(0, len(cuts) - 1, min(len(cuts), 200)).long()]
-        xs, ys = ([0.0, *(v[:, None] > cuts).double().mean(0).tolist(), 1.0] for v in (clean, bad))
-        chart = Chart((0, 1), (0, 1), "share of innocent images accused", "share caught")
-        chart.line([0, 1], [0, 1], "#999999", dashed=True)
-        chart.line(xs, ys, COLORS[0])
-        chart.dot(accused / len(clean), caught / len(bad))
-        self.curve.value = chart.svg().encode()
-
-    def _histograms(self, clean: Tensor, bad: Tensor, limit: float, condition: str) -> str:
-        both = torch.cat([clean, bad])
-        low, high = both.min().item(), max(both.quantile(0.99).item(), both.min().item() + 1e-9)
-        edges = torch.linspace(low, high, 31, dtype=torch.float64)
-        heights = [torch.histogram(v.clamp(low, high), edges).hist / len(v) for v in (clean, bad)]
-        chart = Chart((low, high), (0, max(h.max().item() for h in heights)), f"score: {self.detector.value}", "share")
-        places = ((edges[1:] + edges[:-1]) / 2).tolist()
-        for share, color in zip(heights, (COLORS[0], COLORS[1]), strict=True):
-            chart.line(places, share.tolist(), color)
-        at = min(max(limit, low), high)
-        chart.line([at, at], list(chart.ys), "#000000", dashed=True)
-        return chart.svg((self.innocent, COLORS[0]), (condition, COLORS[1]), ("threshold, dashed", "#000"))

@@ -1,0 +1,393 @@
+"""Likelihood-based scores against closed forms of a linear model, plain encoders of files, and autograd's Hessian."""
+
+import io
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.distributions import MultivariateNormal
+
+from tests.oracles import LinearGaussian, seeded
+from vaenb.metrics import ood
+from vaenb.metrics.detection import auroc
+from vaenb.metrics.likelihood import elbo
+from vaenb.models import DiagonalGaussian, NotDefined, dae, hierarchical_vae, seatbelt, vae
+
+FAMILIES = ["bernoulli", "continuous_bernoulli", "gaussian", "learned_gaussian", "discretized_logistic"]
+
+
+def images(n: int = 6, seed: int = 0) -> Tensor:
+    return torch.rand(n, 1, 4, 4, generator=seeded(seed))
+
+
+def small(net: str = "mlp", likelihood: str = "bernoulli", size: int = 16) -> nn.Module:
+    torch.manual_seed(0)
+    return vae(image_shape=(1, size, size), latent_dim=3, net=net, likelihood=likelihood).eval()
+
+
+class Wrong(LinearGaussian):
+    """Its q(z|x) is too far out and too wide, by known amounts."""
+
+    def posterior(self, x: Tensor) -> DiagonalGaussian:
+        q = super().posterior(x)
+        return DiagonalGaussian(q.mean + 0.5, q.logvar + 0.4)
+
+
+class Module(nn.Module, LinearGaussian):
+    """The linear model with an encoder that can be refitted, at first always at N(0.3, 1)."""
+
+    def __init__(self):
+        nn.Module.__init__(self)
+        LinearGaussian.__init__(self)
+        self.encoder = nn.Linear(16, 6)
+        nn.init.zeros_(self.encoder.weight)
+        self.encoder.bias.data = torch.tensor([0.3, 0.3, 0.3, 0.0, 0.0, 0.0])
+
+    def posterior(self, x: Tensor) -> DiagonalGaussian:
+        return DiagonalGaussian(*self.encoder(x.flatten(1)).chunk(2, dim=1))
+
+
+def gap(model: LinearGaussian, x: Tensor) -> Tensor:
+    """KL[q(z|x) ‖ p(z|x)], what the best q gains."""
+    return model.posterior(x).kl(LinearGaussian.posterior(model, x)).detach()
+
+
+# Regret
+
+
+def test_an_exact_posterior_has_no_regret():
+    regret = ood.likelihood_regret(LinearGaussian(), images(), generator=seeded())
+    torch.testing.assert_close(regret, torch.zeros(6), rtol=0, atol=0.005)
+
+
+def test_the_regret_of_a_wrong_posterior_is_its_kl():
+    model, x = Wrong(), images(40)
+    regret = ood.likelihood_regret(model, x, samples=256, generator=seeded())
+    torch.testing.assert_close(regret, gap(model, x), rtol=0, atol=0.6)
+    assert regret.mean().item() == pytest.approx(gap(model, x).mean().item(), abs=0.05)
+
+
+@pytest.mark.parametrize("count, chunk", [(6, 1), (515, 100)])
+def test_no_image_knows_of_another_and_chunks_change_nothing(count, chunk):
+    x, settings = images(count), {"steps": 3, "samples": 2}
+    one, other = (ood.likelihood_regret(Wrong(), x, generator=seeded(), chunk=c, **settings) for c in (512, chunk))
+    torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("score", [ood.likelihood_regret, ood.encoder_regret])
+def test_a_seed_gives_the_same_again_and_another_does_not(score):
+    one, same, other = (
+        score(small(), torch.full((2, 1, 16, 16), 0.7), steps=3, generator=seeded(s)) for s in (0, 0, 1)
+    )
+    assert one.equal(same) and not one.equal(other)
+
+
+def test_what_a_vae_gains_does_not_depend_on_the_road():
+    model, x = small(), torch.rand(3, 1, 16, 16, generator=seeded())
+    begin, judge = {"steps": 60, "lr": 0.1, "samples": 64}, {"steps": 200, "lr": 0.2, "samples": 64}
+    short, long = (ood.likelihood_regret(model, x, generator=seeded(), **how) for how in (begin, judge))
+    torch.testing.assert_close(short, long, rtol=0.1, atol=0.1)
+    with torch.no_grad():
+        unchanged = ood.likelihood_regret(model, x, generator=seeded())
+    assert not unchanged.requires_grad and (unchanged > 0).all()
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_refitting_the_encoder_gains_the_kl_too():
+    model, x = Module().eval(), images(2)
+    regret = ood.encoder_regret(model, x, steps=200, lr=4e-3, samples=512, generator=seeded())
+    torch.testing.assert_close(regret, gap(model, x), rtol=0, atol=0.3)
+    latent = ood.likelihood_regret(model, x, samples=512, generator=seeded())
+    torch.testing.assert_close(regret, latent, rtol=0, atol=0.3)
+
+
+def test_each_image_is_refitted_by_itself():
+    model, x, generator = small("conv001"), torch.rand(3, 1, 16, 16, generator=seeded()), seeded(1)
+    together = ood.encoder_regret(model, x, steps=4, lr=1e-3, generator=seeded(1))
+    alone = [ood.encoder_regret(model, one, steps=4, lr=1e-3, generator=generator) for one in x.split(1)]
+    torch.testing.assert_close(together, torch.cat(alone))
+    assert (together != 0).all()
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_the_given_model_stays_as_it_is(monkeypatch, interrupted):
+    model, x = small("conv001"), torch.rand(2, 1, 16, 16, generator=seeded())
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    if interrupted:
+
+        def stop(self):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(torch.optim.Adam, "step", stop)
+        with pytest.raises(KeyboardInterrupt):
+            ood.encoder_regret(model, x, steps=2)
+    else:
+        ood.encoder_regret(model, x, steps=2, lr=0.01)
+    assert all(value.equal(before[name]) for name, value in model.state_dict().items())
+    assert all(p.requires_grad and p.grad is None for p in model.parameters()) and not model.training
+
+
+def test_a_hierarchy_has_the_regret_of_its_encoder_only():
+    torch.manual_seed(0)
+    deep = hierarchical_vae(image_shape=(1, 16, 16), channels=8, groups=((2, 1), (4, 1), (8, 1))).eval()
+    belt = seatbelt(image_shape=(1, 16, 16), latent_dim=3, layers=2, size=100, net="mlp").eval()
+    x = torch.rand(2, 1, 16, 16, generator=seeded())
+    for model in (deep, belt):
+        with pytest.raises(NotDefined, match="encoder_regret"):
+            ood.likelihood_regret(model, x)
+    assert (ood.encoder_regret(deep, x, steps=10, lr=1e-3, generator=seeded()) > 0).all()
+
+
+def test_a_deterministic_autoencoder_has_no_regret():
+    model, x = dae(image_shape=(1, 8, 8), latent_dim=2, net="mlp").eval(), torch.rand(2, 1, 8, 8)
+    for score in (ood.likelihood_regret, ood.encoder_regret, ood.hmc_regret):
+        with pytest.raises(NotDefined):
+            score(model, x)
+
+
+@pytest.mark.parametrize("model", [LinearGaussian(), Wrong()])
+def test_hmc_regret_is_the_difference_of_mean_joint_log_densities(model):
+    x = images(30)
+    p, q = LinearGaussian().posterior(x), model.posterior(x)
+    expected = gap(model, x) + 0.5 * (q.logvar - p.logvar).sum(1)  # KL and difference of entropies
+    found = ood.hmc_regret(model, x, num_samples=80, samples=100, generator=seeded())
+    torch.testing.assert_close(found, expected, rtol=0, atol=1.2)
+    assert found.mean().item() == pytest.approx(expected.mean().item(), abs=0.15)
+
+
+def test_what_has_no_encoder_can_not_be_refitted():
+    for model in (
+        LinearGaussian(),
+        type("Net", (nn.Module, LinearGaussian), {"__init__": nn.Module.__init__})().eval(),
+    ):
+        with pytest.raises(TypeError, match="encoder"):
+            ood.encoder_regret(model, images())
+
+
+@pytest.mark.parametrize("score", [ood.likelihood_regret, ood.encoder_regret, ood.hmc_regret, ood.bias_corrected])
+def test_bad_input_is_named(score):
+    model, x = small(), torch.rand(2, 1, 16, 16)
+    for bad in (x[0], x * 255, x * math.nan, x[:0]):
+        with pytest.raises(ValueError, match="x: "):
+            score(model, bad)
+    with pytest.raises(TypeError, match="model: "):
+        score(object(), x)
+    with pytest.raises(ValueError, match="training mode"):
+        score(small().train(), x)
+    with pytest.raises(ValueError, match="samples"):
+        score(model, x, samples=0)
+    if "regret" in score.__name__ and score is not ood.hmc_regret:
+        for name, value in [("steps", 0), ("lr", 0), ("lr", math.nan)]:
+            with pytest.raises(ValueError, match=name):
+                score(model, x, **{name: value})
+
+
+def test_a_rate_that_diverges_is_named():
+    with pytest.raises(ValueError, match="lr: the ELBO of image"):
+        ood.likelihood_regret(small(), torch.rand(2, 1, 16, 16), lr=1e4, steps=5)
+
+
+def test_an_image_alone_and_a_constant_one_have_scores():
+    x = torch.zeros(1, 1, 16, 16)
+    for score in (ood.likelihood_regret, ood.encoder_regret, ood.hmc_regret, ood.bias_corrected):
+        few = {"steps": 5} if score is ood.encoder_regret else {}
+        found = score(small(), x, generator=seeded(), **few)
+        assert found.shape == (1,) and found.isfinite().all() and not found.requires_grad
+
+
+# Files
+
+
+def encoded(pixels: np.ndarray, codec: str) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, format=codec, **ood._CODECS[codec][1])
+    return file.getvalue()
+
+
+def pixels_of(x: Tensor) -> list[np.ndarray]:
+    return [a[..., 0] if a.shape[-1] == 1 else a for a in (x * 255).round().byte().permute(0, 2, 3, 1).numpy()]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("codec", ood.codecs())
+def test_bits_are_those_of_a_plain_lossless_file(monkeypatch, codec, channels):
+    x = torch.rand(3, channels, 20, 20, generator=seeded()) ** 3
+    monkeypatch.setattr(ood, "codecs", lambda: (codec,))
+    files = [encoded(pixels, codec) for pixels in pixels_of(x)]
+    assert ood.compressed_bits(x).tolist() == [8 * len(file) for file in files]
+    for file, pixels in zip(files, pixels_of(x), strict=True):
+        np.testing.assert_array_equal(
+            np.array(Image.open(io.BytesIO(file)).convert("L" if channels == 1 else "RGB")), pixels
+        )
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_smallest_file_counts_and_order_makes_images_short(channels):
+    noise = torch.rand(1, channels, 32, 32, generator=seeded())
+    x = torch.cat([torch.full_like(noise, 0.3), noise.round(), noise])
+    bits = ood.compressed_bits(x)
+    assert bits.tolist() == [8 * min(len(encoded(p, codec)) for codec in ood.codecs()) for p in pixels_of(x)]
+    assert bits.diff().min() > 800 and bits.dtype == torch.float64
+    assert bits[2] > 8 * noise.numel() > bits[1]  # 8 bits of noise cannot be packed
+    assert "PNG" in ood.codecs()
+
+
+def test_images_are_rounded_to_8_bits():
+    x = torch.randint(256, (2, 1, 8, 8), generator=seeded()) / 255
+    near = (x + 0.4 * (2 * torch.rand(x.shape, generator=seeded()) - 1) / 255).clamp(0, 1)
+    assert ood.compressed_bits(near).equal(ood.compressed_bits(x)) and near.ne(x).any()
+    with pytest.raises(ValueError, match="1 or 3 channels"):
+        ood.compressed_bits(torch.rand(2, 2, 8, 8))
+
+
+def test_input_complexity_is_in_bits_and_a_constant_of_the_density_does_not_rank():
+    x, nats = images(8), -torch.linspace(10, 300, 8)
+    found = ood.input_complexity(nats, x)
+    torch.testing.assert_close(found, -nats.double() / math.log(2) - ood.compressed_bits(x))
+    density = ood.input_complexity(nats + x[0].numel() * math.log(256), x)
+    torch.testing.assert_close(density, found - 8 * x[0].numel())
+    assert auroc(density[:4], density[4:]) == auroc(found[:4], found[4:])
+
+
+# Scores of log likelihoods
+
+
+def test_waic_is_the_unbiased_variance_less_the_mean():
+    nats = torch.randn(5, 7, generator=seeded(), dtype=torch.float64) * 3 - 100
+    expected = nats.numpy().var(0, ddof=1) - nats.numpy().mean(0)
+    np.testing.assert_allclose(ood.waic(nats), expected)
+    torch.testing.assert_close(ood.waic(nats[:1].repeat(3, 1)), -nats[0])  # models that agree are one model
+    with pytest.raises(ValueError, match="M ≥ 2"):
+        ood.waic(nats[:1])
+
+
+def test_typicality_by_hand():
+    train = torch.tensor([-110.0, -90.0, -100.0])
+    assert ood.typicality(torch.tensor([-100.0, -90.0, -130.0]), train).tolist() == [0, 10, 30]
+
+
+@pytest.mark.parametrize(
+    "score, name, good",
+    [
+        (lambda v: ood.waic(v.expand(2, *v.shape)), "log_likelihoods", images(3)[:, 0, 0, 0]),
+        (lambda v: ood.typicality(v, torch.zeros(2)), "log_likelihood", torch.zeros(3)),
+        (lambda v: ood.typicality(torch.zeros(2), v), "train_log_likelihood", torch.zeros(3)),
+        (lambda v: ood.input_complexity(v, images(3)), "log_likelihood", torch.zeros(3)),
+    ],
+)
+def test_log_likelihoods_that_are_none_are_refused(score, name, good):
+    assert score(good).isfinite().all()
+    for bad in (good * math.nan, good - math.inf, good[None], good[:0]):
+        with pytest.raises(ValueError, match=f"^{name}: "):
+            score(bad)
+    with pytest.raises(TypeError, match=f"^{name}: "):
+        score(good.long())
+
+
+def test_log_likelihoods_must_be_as_many_as_images():
+    with pytest.raises(ValueError, match=r"log_likelihood: \(6,\) expected, got shape \(5,\)"):
+        ood.input_complexity(torch.zeros(5), images(6))
+    with pytest.raises(TypeError, match="log_likelihood: "):
+        ood.typicality([1.0], torch.zeros(2))
+
+
+@pytest.mark.parametrize("likelihood", [*FAMILIES, "categorical"])
+def test_the_corrected_likelihood_is_what_a_perfect_reconstruction_has_more(likelihood):
+    model = small(likelihood=likelihood, size=8)
+    x = torch.randint(256, (5, 1, 8, 8), generator=seeded()) / 255
+    found = ood.bias_corrected(model, x, samples=2, generator=seeded())
+    bound = elbo(model, x, samples=2, generator=seeded())
+    torch.testing.assert_close(found, model.likelihood.best_log_prob(x) - bound)
+    assert (found > 0).all()
+
+
+def test_the_correction_of_a_bernoulli_by_hand():
+    model, x = small(), torch.rand(4, 1, 16, 16, generator=seeded())
+    entropies = -(x * x.log() + (1 - x) * (1 - x).log()).sum((1, 2, 3))
+    found = ood.bias_corrected(model, x, generator=seeded())
+    torch.testing.assert_close(found, -entropies - elbo(model, x, generator=seeded()))
+
+
+def test_a_model_without_the_best_log_prob_is_told_what_is_needed():
+    with pytest.raises(NotDefined, match=r"model\.likelihood\.best_log_prob"):
+        ood.bias_corrected(LinearGaussian(), images())
+
+
+# The second order
+
+
+def test_a_quadratic_log_density_is_its_expansion():
+    model, x, y = LinearGaussian(), images(40) * 0.6, images(30, seed=1) * 0.5 + 0.3
+    found = ood.second_order(model, x, y, samples=20_000, generator=seeded())
+    evidence = (model.log_evidence(y).mean() - model.log_evidence(x).mean()).item()
+    covariance = model.w @ model.w.T + model.s**2 * torch.eye(16)
+    hessian, delta = -covariance.inverse(), (y.mean(0) - x.mean(0)).flatten()
+    spread = torch.cov(y.flatten(1).T, correction=0) - torch.cov(x.flatten(1).T, correction=0)
+    assert found.first == pytest.approx((hessian @ (x.mean(0) - model.b).flatten() @ delta).item(), abs=0.03)
+    assert found.shift == pytest.approx((delta @ hessian @ delta / 2).item(), abs=0.03)
+    assert found.second == pytest.approx((hessian @ spread).trace().item() / 2, abs=0.03)
+    assert found.predicted == pytest.approx(evidence, abs=0.03) == found.measured
+    assert found.ess == pytest.approx(20_000, rel=1e-3)  # of an exact q
+
+
+def test_pixels_that_depend_on_each_other_given_z():
+    mixing = torch.eye(16) + 0.3 * torch.randn(16, 16, generator=seeded(7))
+
+    class Correlated(LinearGaussian):
+        def posterior(self, x: Tensor) -> DiagonalGaussian:  # z does not matter
+            return DiagonalGaussian(torch.zeros(len(x), 3), torch.zeros(len(x), 3))
+
+        def log_likelihood(self, x: Tensor, z: Tensor) -> Tensor:
+            return MultivariateNormal(torch.full((16,), 0.4), mixing @ mixing.T).log_prob(x.flatten(1))
+
+    model, x, y = Correlated(), images(5), images(7, seed=1).square()
+    found = ood.second_order(model, x, y, samples=600, generator=seeded())
+    assert found.predicted == pytest.approx(found.measured, rel=1e-3) and abs(found.second) > 0.1
+
+
+@pytest.mark.parametrize("likelihood", FAMILIES)
+def test_it_is_the_expansion_of_the_importance_weighted_bound(likelihood):
+    model = small(likelihood=likelihood).double().requires_grad_(False)
+    x = torch.rand(4, 1, 16, 16, generator=seeded(), dtype=torch.float64) * 0.8 + 0.1
+    y = torch.rand(3, 1, 16, 16, generator=seeded(1), dtype=torch.float64) ** 2
+    found = ood.second_order(model, x, y, samples=20, generator=seeded(2))
+    x0 = x.mean(0, keepdim=True)
+    q = model.posterior(x0.expand(20, -1, -1, -1))
+    z = q.rsample(generator=seeded(2))
+    constant = model.log_prior(z) - q.log_prob(z)
+
+    def bound(flat: Tensor) -> Tensor:
+        many = flat.view(1, 1, 16, 16).expand(20, -1, -1, -1)
+        return (model.log_likelihood(many, z) + constant).logsumexp(0) - math.log(20)
+
+    gradient = torch.autograd.functional.jacobian(bound, x0.flatten())
+    hessian = torch.autograd.functional.hessian(bound, x0.flatten())
+    delta = (y.mean(0) - x.mean(0)).flatten()
+    about = [flat - flat.mean(0) for flat in (y.flatten(1), x.flatten(1))]
+    outer, inner = (torch.einsum("np,pq,nq->n", v, hessian, v).mean() / 2 for v in about)
+    assert found.first == pytest.approx((gradient @ delta).item(), rel=1e-6)
+    assert found.shift == pytest.approx((delta @ hessian @ delta / 2).item(), rel=1e-6)
+    assert found.second == pytest.approx((outer - inner).item(), rel=1e-6)
+    assert found.measured == pytest.approx((elbo(model, y).mean() - elbo(model, x).mean()).item(), rel=0.1, abs=0.3)
+
+
+def test_a_bernoulli_is_nowhere_concave_and_a_set_against_itself_is_nothing():
+    model, x = small(), torch.rand(5, 1, 16, 16, generator=seeded())
+    wider = ((x - x.mean(0)) * 1.2 + x.mean(0)).clamp(0, 1)
+    assert ood.second_order(model, x * 0.8 + 0.1, wider, samples=30, generator=seeded()).second > 0
+    same = ood.second_order(model, x, x, samples=30, generator=seeded())
+    assert (same.first, same.shift, same.second) == (0, 0, 0) and abs(same.measured) < 1
+
+
+def test_the_second_order_needs_a_gradient_in_x_and_like_images():
+    x, model = torch.rand(3, 1, 8, 8), small(likelihood="categorical", size=8)
+    with pytest.raises(NotDefined, match="no gradient in x"):
+        ood.second_order(model, x, x)
+    for bad in (x[:, :, :4], x * 2, x[0], x * math.nan):
+        with pytest.raises(ValueError, match="outside: "):
+            ood.second_order(model, x, bad)
+    with pytest.raises(ValueError, match="samples"):
+        ood.second_order(model, x, x, samples=0)

@@ -1,0 +1,416 @@
+"""Out-of-distribution scores built on likelihoods (document 004): larger is more out of distribution, for all of them.
+
+    likelihood_regret   max_q ELBO(x; q) − ELBO(x; q(z|x)), q diagonal Gaussian   Xiao et al., 2020, 2003.02977
+    encoder_regret      the same over the encoder's weights, as published
+    hmc_regret          E_p(z|x)[log p(x, z)] − E_q(z|x)[log p(x, z)]             ours
+    input_complexity    −log₂ p(x) − L(x), L the bits of a lossless file          Serrà et al., 2020, 1909.11480
+    bias_corrected      log p of a perfect reconstruction − ELBO(x)               Chauhan et al., 2022, 2108.08760
+    waic                Var_m[log p_m(x)] − E_m[log p_m(x)] over models m         Choi et al., 2018, 1810.01392
+    typicality          |log p(x) − E_train[log p]|                               Nalisnick et al., 2019, 1906.02994
+
+`second_order` says why the likelihood of another data set is higher or lower (Nalisnick et al., 2019, 1810.09136).
+"""
+
+import copy
+import io
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image, features
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from vaenb import hmc
+from vaenb.metrics.detection import _BLOCK, _check_model_and_images
+from vaenb.metrics.likelihood import elbo
+from vaenb.models.contract import (
+    DiagonalGaussian,
+    LatentModel,
+    NotDefined,
+    Posterior,
+    check_images,
+    check_model,
+    rand_like,
+    randn_like,
+)
+
+_CODECS = {"PNG": ("zlib", {"optimize": True}), "WEBP": ("webp", {"lossless": True}), "JPEG2000": ("jpg_2000", {})}
+
+
+_FLAT = 1e-2  # nats for each unit of a latent: Adam would follow the rounding of smaller gradients at full speed
+
+
+def likelihood_regret(
+    model: LatentModel,
+    x: Tensor,
+    *,
+    steps: int = 100,
+    lr: float = 0.2,
+    samples: int = 16,
+    generator: torch.Generator | None = None,
+    chunk: int = 512,
+) -> Tensor:
+    """Measure by how many nats the ELBO of images x (N, C, H, W) rises when each gets the q that suits it best: (N,).
+
+    q is a diagonal Gaussian whose mean and log-variance start at q(z|x) and make `steps` steps of Adam, all images at
+    once, each step with a fresh pair of draws and at a rate that falls linearly from `lr` to 0. `samples` draws, the
+    same before and after, measure the rise, which is slightly negative where there was nothing to gain. `chunk` images
+    are decoded at a time; the draws do not depend on it. Raises NotDefined for a posterior that is no DiagonalGaussian.
+    """
+    _check_model_and_images(model, x, steps=steps, samples=samples, chunk=chunk)
+    _check_rate(lr)
+
+    def regret(part: Tensor) -> Tensor:
+        with torch.no_grad():
+            q = model.posterior(part)
+        if not isinstance(q, DiagonalGaussian):
+            raise NotDefined(
+                "likelihood_regret moves the mean and variance of a diagonal Gaussian, and this model's posterior is a "
+                f"{type(q).__name__}; encoder_regret refits the encoder of a torch module instead"
+            )
+        noise = [randn_like(q.mean, generator) for _ in range(samples)]
+        best = _best_gaussian(model, part, q, steps=steps, lr=lr, generator=generator, chunk=chunk)
+        return _elbo(model, part, best, noise, chunk) - _elbo(model, part, q, noise, chunk)
+
+    return _finite(torch.cat([regret(part) for part in x.split(_BLOCK)]), lr)
+
+
+def encoder_regret(
+    model: LatentModel,
+    x: Tensor,
+    *,
+    steps: int = 100,
+    lr: float = 1e-4,
+    samples: int = 16,
+    generator: torch.Generator | None = None,
+    progress: bool = False,
+) -> Tensor:
+    """Measure the likelihood regret as published: refit a copy of the encoder to each image of x by itself: (N,) nats.
+
+    `model` is a torch module with a submodule `encoder`; it stays as it is. Each image starts from its weights and
+    makes `steps` steps of Adam on one draw's ELBO. BatchNorm stays in evaluation mode: in training mode a batch of one
+    would be normalised by itself. The public code differs: lr 2e-4, weight decay, and the rise of an importance
+    weighted bound of 1,000 draws in place of the ELBO's by `samples`, so that q's shape counts less. Takes about
+    `steps` · N gradients of encoder and decoder, one after the other; `likelihood_regret` batches them.
+    """
+    _check_model_and_images(model, x, steps=steps, samples=samples)
+    _check_rate(lr)
+    if not isinstance(model, nn.Module) or not isinstance(getattr(model, "encoder", None), nn.Module):
+        raise TypeError(f"model: a torch module with a submodule `encoder` expected, got {type(model).__name__}")
+    own = copy.deepcopy(model).requires_grad_(False)
+    own.encoder.requires_grad_(True)
+
+    def regret(image: Tensor) -> Tensor:
+        own.encoder.load_state_dict(model.encoder.state_dict())
+        copies = image.expand(samples, -1, -1, -1)
+        with torch.no_grad():
+            q = own.posterior(copies)
+            noise = randn_like(q.mean, generator)
+            before = _log_weights(own, copies, q, q.rsample(noise=noise)).mean()
+        _refit(own, image, steps, lr, generator)
+        with torch.no_grad():
+            q = own.posterior(copies)
+            return _log_weights(own, copies, q, q.rsample(noise=noise)).mean() - before
+
+    images = tqdm(x.detach().split(1), leave=False, disable=not progress, unit="image")
+    return _finite(torch.stack([regret(image) for image in images]), lr)
+
+
+def hmc_regret(
+    model: LatentModel,
+    x: Tensor,
+    *,
+    num_samples: int = 20,
+    warmup: int = 40,
+    leapfrog_steps: int = 5,
+    samples: int = 16,
+    chunk: int = 64,
+    generator: torch.Generator | None = None,
+    progress: bool = False,
+) -> Tensor:
+    """Measure how much log p(x, z) rises, in the mean, from `samples` draws of q(z|x) to a chain's states: (N,) nats.
+
+    Our score: log p(x) − ELBO(x) + H[q(z|x)] − H[p(z|x)], so that unlike a regret it is negative where q is too narrow.
+    It needs no diagonal Gaussian. The chains are those of `hmc.repair`, which has the other arguments.
+    """
+    _check_model_and_images(model, x, samples=samples)
+    chains = hmc.repair(
+        model,
+        x,
+        num_samples=num_samples,
+        warmup=warmup,
+        leapfrog_steps=leapfrog_steps,
+        chunk=chunk,
+        generator=generator,
+        progress=progress,
+    )
+
+    @torch.no_grad()
+    def before(part: Tensor) -> Tensor:
+        q = model.posterior(part)
+        draws = [q.rsample(generator=generator) for _ in range(samples)]
+        return torch.stack([model.log_prior(z) + model.log_likelihood(part, z) for z in draws]).mean(0)
+
+    return chains.log_density.mean(1) - torch.cat([before(part) for part in x.split(_BLOCK)])
+
+
+def codecs() -> tuple[str, ...]:
+    """The lossless codecs of PNG, WEBP and JPEG2000 that the installed Pillow has: name them beside the numbers."""
+    return tuple(name for name, (feature, _) in _CODECS.items() if features.check(feature))
+
+
+def compressed_bits(x: Tensor) -> Tensor:
+    """Measure the smallest lossless file of each image x (N, C, H, W), rounded to 8 bits: (N,) float64, in bits.
+
+    The smallest is that of all `codecs()`, header included; the images are grey or RGB. Another version of a codec
+    gives slightly other lengths.
+    """
+    check_images(x)
+    if x.shape[1] not in (1, 3):
+        raise ValueError(f"x: 1 or 3 channels expected, which image files have, got shape {tuple(x.shape)}")
+    pixels = (255 * x.detach()).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    pixels = pixels[..., 0] if x.shape[1] == 1 else pixels
+    sizes = [min(_file_size(image, name) for name in codecs()) for image in pixels]
+    return torch.tensor(sizes, dtype=torch.float64, device=x.device) * 8
+
+
+def input_complexity(log_likelihood: Tensor, x: Tensor) -> Tensor:
+    """Compute S = −log₂ p(x) − L(x), images' bits under a model beyond those of `compressed_bits`: (N,) float64.
+
+    `log_likelihood` (N,) in nats is that of the 8-bit image: a discrete family's, or a density's on [0, 1], which lacks
+    a constant C·H·W·8 bits. A Bernoulli's of grey pixels is neither, and S then has no unit and no meaning.
+    """
+    bits = compressed_bits(x)
+    nats = _log_likelihood(log_likelihood, "log_likelihood", (len(x),))
+    return -nats.to(bits) / math.log(2) - bits
+
+
+@torch.no_grad()
+def bias_corrected(
+    model: LatentModel, x: Tensor, *, samples: int = 16, generator: torch.Generator | None = None
+) -> Tensor:
+    """Compute what images x (N, C, H, W) lose to a perfect reconstruction: log p(x|x̂ = x) − ELBO(x), (N,) nats.
+
+    The first is `model.likelihood.best_log_prob(x)`, the largest log p(x|·) over all outputs of a decoder, which a
+    family owes to the pixels' values alone. The paper has log p(x) by importance weights in place of the ELBO, and for
+    a Gaussian a correction learnt from the training images. Raises NotDefined for a model without `best_log_prob`.
+    """
+    check_model(model)
+    check_images(x)
+    best = getattr(getattr(model, "likelihood", None), "best_log_prob", None)
+    if best is None:
+        raise NotDefined(
+            "bias_corrected needs model.likelihood.best_log_prob(x), the largest log p(x|·) over all outputs of a "
+            f"decoder, (N,) nats; this {type(model).__name__} has none"
+        )
+    bound = elbo(model, x, samples=samples, generator=generator)
+    return torch.cat([best(part) for part in x.detach().split(_BLOCK)]) - bound
+
+
+def waic(log_likelihoods: Tensor) -> Tensor:
+    """Compute the variance less the mean of M independently trained models' log likelihoods (M, N) in nats: (N,).
+
+    The variance is the unbiased one, over M − 1, M ≥ 2; the authors' public code divides by M. It is in nats²: where
+    the models differ by more than a few nats, it is nearly all of the score.
+    """
+    nats = _log_likelihood(log_likelihoods, "log_likelihoods", (None, None))
+    if len(nats) < 2:
+        raise ValueError(f"log_likelihoods: (M, N) of M ≥ 2 models expected, got shape {tuple(nats.shape)}")
+    return nats.var(0) - nats.mean(0)
+
+
+def typicality(log_likelihood: Tensor, train_log_likelihood: Tensor) -> Tensor:
+    """Compute |log p(x) − mean log p of training images| from log likelihoods (N,) and (M,) in nats: (N,).
+
+    The test of typicality for batches of one image, with the training images' mean for the model's entropy.
+    """
+    nats = _log_likelihood(log_likelihood, "log_likelihood", (None,))
+    train = _log_likelihood(train_log_likelihood, "train_log_likelihood", (None,))
+    return (nats - train.mean()).abs()
+
+
+@dataclass(frozen=True)
+class SecondOrder:
+    """E_outside[log p] − E_inside[log p] in nats: its expansion about the mean inside image, and what it is.
+
+    The published explanation takes the means for equal, and consists of `second` alone.
+    """
+
+    first: float  # ∇ · δ, with δ the difference of the two sets' mean images
+    shift: float  # ½ δᵀ H δ
+    second: float  # ½ Tr[H (Σ_outside − Σ_inside)]
+    measured: float  # the difference of the mean ELBOs
+    ess: float  # effective sample size of the draws, 1 … samples: ∇ and H are no better than it is large
+
+    @property
+    def predicted(self) -> float:
+        return self.first + self.shift + self.second
+
+
+def second_order(
+    model: LatentModel,
+    inside: Tensor,
+    outside: Tensor,
+    *,
+    samples: int = 512,
+    generator: torch.Generator | None = None,
+) -> SecondOrder:
+    """Expand log p to second order about the mean x₀ of images `inside`, and compare it on images `outside`.
+
+    Both are (N, C, H, W). Near x₀, log p(x) is log mean_k p(x|z_k) p(z_k) / q(z_k|x₀) over `samples` fixed draws
+    z_k ~ q(z|x₀); with its normalised weights w_k, ∇ = Σ w_k g_k and H = Σ w_k ∇²log p(x|z_k) + Cov_w[g], where
+    g_k = ∇log p(x|z_k), all at x₀. The last term is never negative, and all of H for a Bernoulli, linear in x. Raises
+    NotDefined for a categorical likelihood, which has no gradient in x.
+    """
+    _check_model_and_images(model, inside, samples=samples)
+    check_images(outside, "outside")
+    if inside.shape[1:] != outside.shape[1:]:
+        raise ValueError(f"outside: images {tuple(inside.shape[1:])} as inside expected, got {tuple(outside.shape)}")
+    x0 = inside.detach().mean(0, keepdim=True)
+    gradients, weights, product = _slopes(model, x0, samples, generator)
+    gradient = weights @ gradients
+    centred = weights.sqrt()[:, None] * (gradients - gradient)
+    hessian = _from_products(product, gradient, generator) + centred.T @ centred
+    (m_in, spread_in), (m_out, spread_out) = (_moments(x, hessian) for x in (inside, outside))
+    delta = m_out - m_in
+    bounds = [elbo(model, x, generator=generator).double().mean().item() for x in (inside, outside)]
+    return SecondOrder(
+        first=(gradient @ delta).item(),
+        shift=(delta @ hessian @ delta / 2).item(),
+        second=(spread_out - spread_in) / 2,
+        measured=bounds[1] - bounds[0],
+        ess=(1 / weights.square().sum()).item(),
+    )
+
+
+def _best_gaussian(model, x: Tensor, q: DiagonalGaussian, *, steps, lr, generator, chunk) -> DiagonalGaussian:
+    """Maximise each image's ELBO over q's mean and log-variance.
+
+    Draws come in pairs ±ε, and log q is taken at fixed parameters, which leaves out a part of the gradient that is zero
+    in the mean (Roeder et al., 2017): where q is exact, so is the gradient of every draw, 0.
+    """
+    pairs = zip(q.mean.split(chunk), q.logvar.split(chunk), strict=True)
+    parts = [[t.detach().clone().requires_grad_() for t in pair] for pair in pairs]
+    optimizer = torch.optim.Adam([t for part in parts for t in part], lr=lr, eps=_FLAT)
+    for k in range(steps):
+        optimizer.param_groups[0]["lr"] = lr * (1 - k / steps)
+        noise = randn_like(q.mean, generator)
+        for part, images, half in zip(parts, x.split(chunk), noise.split(chunk), strict=True):
+            with torch.enable_grad():  # also where the caller has switched gradients off
+                now, still = DiagonalGaussian(*part), DiagonalGaussian(*(t.detach() for t in part))
+                draws = [now.rsample(noise=sign * half) for sign in (1, -1)]
+                loss = -sum(_log_weights(model, images, still, z).sum() for z in draws) / 2
+                gradients = torch.autograd.grad(loss, part)  # none for the model's own weights
+            for t, gradient in zip(part, gradients, strict=True):
+                t.grad = gradient
+        optimizer.step()
+    means, logvars = zip(*parts, strict=True)
+    return DiagonalGaussian(torch.cat(means).detach(), torch.cat(logvars).detach())
+
+
+def _refit(model: nn.Module, image: Tensor, steps: int, lr: float, generator) -> None:
+    optimizer = torch.optim.Adam(model.encoder.parameters(), lr=lr)
+    for _ in range(steps):
+        with torch.enable_grad():
+            q = model.posterior(image)
+            loss = -_log_weights(model, image, q, q.rsample(generator=generator)).sum()
+            optimizer.zero_grad()
+            loss.backward()
+        optimizer.step()
+
+
+def _log_weights(model: LatentModel, x: Tensor, q: Posterior, z: Tensor) -> Tensor:
+    return model.log_likelihood(x, z) + model.log_prior(z) - q.log_prob(z)
+
+
+@torch.no_grad()
+def _elbo(model: LatentModel, x: Tensor, q: DiagonalGaussian, noise: list[Tensor], chunk: int) -> Tensor:
+    rows = torch.arange(len(x), device=x.device).split(chunk)
+    means = [
+        torch.stack([_log_weights(model, x[i], q[i], q[i].rsample(noise=draws[i])) for draws in noise]).mean(0)
+        for i in rows
+    ]
+    return torch.cat(means)
+
+
+def _file_size(pixels: np.ndarray, codec: str) -> int:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, format=codec, **_CODECS[codec][1])
+    return len(file.getvalue())
+
+
+Product = Callable[[Tensor], Tensor]
+"""product(v) -> (P,): a symmetric matrix (P, P) times v (P,)."""
+
+
+def _slopes(model: LatentModel, x0: Tensor, samples: int, generator) -> tuple[Tensor, Tensor, Product]:
+    """Gradients g_k (K, P) at x₀ and weights (K,) of draws, and products with Σ w_k ∇²log p(x|z_k); all float64."""
+    draws, log_weights, gradients = [], [], []
+    for images in x0.expand(samples, -1, -1, -1).split(_BLOCK):
+        with torch.no_grad():
+            q = model.posterior(images)
+            draws.append(q.rsample(generator=generator))
+            log_weights.append(_log_weights(model, images, q, draws[-1]).double())
+        gradients.append(_gradient(model, x0, draws[-1])[1].detach())
+    weights = torch.cat(log_weights).softmax(0)
+
+    def product(v: Tensor) -> Tensor:
+        total = torch.zeros_like(v)
+        for z, w in zip(draws, weights.split(_BLOCK), strict=True):
+            x, gradient = _gradient(model, x0, z)
+            (curved,) = torch.autograd.grad(gradient.flatten(1), x, torch.outer(w, v).to(gradient))
+            total += curved.flatten(1).double().sum(0)
+        return total
+
+    return torch.cat(gradients).flatten(1).double(), weights, product
+
+
+def _gradient(model: LatentModel, x0: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+    with torch.enable_grad():
+        x = x0.expand(len(z), -1, -1, -1).clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(model.log_likelihood(x, z.detach()).sum(), x, create_graph=True)
+        return x, gradient + 0 * x  # in the graph of x also where log p(x|z) is linear in it
+
+
+def _from_products(product: Product, like: Tensor, generator) -> Tensor:
+    """The matrix (P, P) by its products: by two where pixels are independent given z, so that it is diagonal."""
+    diagonal, probe = product(torch.ones_like(like)), rand_like(like, generator)
+    error = (product(probe) - diagonal * probe).abs().max()
+    if error <= 1e-4 * diagonal.abs().max():
+        return diagonal.diag()
+    return torch.stack([product(unit) for unit in torch.eye(len(like)).to(like)])
+
+
+def _moments(x: Tensor, hessian: Tensor) -> tuple[Tensor, float]:
+    """The mean image (P,) and Tr[H Σ] of images x."""
+    flat = x.detach().flatten(1).double()
+    centred = flat - flat.mean(0)
+    return flat.mean(0), ((centred @ hessian) * centred).sum(1).mean().item()
+
+
+def _log_likelihood(values: Tensor, name: str, shape: tuple[int | None, ...]) -> Tensor:
+    wanted = tuple("MN"[2 - len(shape) + i] if n is None else n for i, n in enumerate(shape))
+    if not isinstance(values, Tensor) or not values.is_floating_point():
+        raise TypeError(
+            f"{name}: a float tensor of nats expected, got {getattr(values, 'dtype', type(values).__name__)}"
+        )
+    if values.ndim != len(shape) or any(n not in (None, m) for n, m in zip(shape, values.shape, strict=True)):
+        raise ValueError(f"{name}: {wanted} expected, got shape {tuple(values.shape)}")
+    if values.numel() == 0 or not values.isfinite().all():
+        raise ValueError(f"{name}: finite numbers of nats expected, got {(~values.isfinite()).sum()} NaN or infinite")
+    return values.detach()
+
+
+def _finite(regret: Tensor, lr: float) -> Tensor:
+    if not regret.isfinite().all():
+        bad = (~regret.isfinite()).nonzero().flatten().tolist()
+        raise ValueError(f"lr: the ELBO of image(s) {bad[:5]} of {len(regret)} is not finite; try less than {lr}")
+    return regret
+
+
+def _check_rate(lr: float) -> None:
+    if not 0 < lr < math.inf:
+        raise ValueError(f"lr: a positive learning rate expected, got {lr!r}")
