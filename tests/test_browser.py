@@ -34,6 +34,14 @@ SMALLER = {
     "03_latent_defences.ipynb": {"betas": [1.0, 10.0], "count": 8},
     "04_encoder_attacks_hmc.ipynb": {"betas": [1.0, 4.0], "per_class": 1, "transitions": 50, "adaptive_images": 2},
     "06_seatbelt.ipynb": {"layers": [2], "epochs": 3, "count": 4, "grid": 3},
+    "07_likelihood_and_ood.ipynb": {
+        "families": ["bernoulli"],
+        "count": 40,
+        "some": 8,
+        "few": 4,
+        "part": 200,
+        "epochs": 2,
+    },
 }
 
 
@@ -206,3 +214,14 @@ def test_the_sliders_of_06_pay_for_a_change(page, lab):
     sliders = {"penalty λ": ("ArrowRight", 3), "weight β": ("ArrowLeft", 1)}
     sliders |= {"attacked layers": ("ArrowRight", 1), "pair": ("ArrowRight", 1)}
     drag_all(page, lab, "06_seatbelt.ipynb", "shortfall", sliders)
+
+
+def test_the_sliders_of_07_pale_and_accuse(page, lab):
+    run_without_errors(page, lab, "07_likelihood_and_ood.ipynb")
+    drag(
+        page,
+        "ordinary",
+        dict.fromkeys(("contrast", "brightness", "image"), ("ArrowLeft", 1)) | {"image": ("ArrowRight", 1)},
+    )
+    drag(page, "AUROC", dict.fromkeys(("false alarms", "detector", "pair"), ("ArrowRight", 1)))
+    assert page.problems == []
