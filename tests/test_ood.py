@@ -1,4 +1,4 @@
-"""Likelihood-based scores against closed forms of a linear model, plain encoders of files, and autograd's Hessian."""
+"""Likelihood-based scores against closed forms of a linear model, plain encoders of files, and quadrature."""
 
 import io
 import math
@@ -13,6 +13,7 @@ from torch.distributions import MultivariateNormal
 from tests.oracles import LinearGaussian, seeded
 from vaenb.metrics import ood
 from vaenb.metrics.detection import auroc
+from vaenb.metrics.expansion import second_order
 from vaenb.metrics.likelihood import elbo
 from vaenb.models import DiagonalGaussian, NotDefined, dae, hierarchical_vae, seatbelt, vae
 
@@ -321,16 +322,16 @@ def test_a_model_without_the_best_log_prob_is_told_what_is_needed():
 
 def test_a_quadratic_log_density_is_its_expansion():
     model, x, y = LinearGaussian(), images(40) * 0.6, images(30, seed=1) * 0.5 + 0.3
-    found = ood.second_order(model, x, y, samples=20_000, generator=seeded())
+    found = second_order(model, x, y, samples=6000, chains=300, warmup=30, generator=seeded())
     evidence = (model.log_evidence(y).mean() - model.log_evidence(x).mean()).item()
     covariance = model.w @ model.w.T + model.s**2 * torch.eye(16)
     hessian, delta = -covariance.inverse(), (y.mean(0) - x.mean(0)).flatten()
     spread = torch.cov(y.flatten(1).T, correction=0) - torch.cov(x.flatten(1).T, correction=0)
-    assert found.first == pytest.approx((hessian @ (x.mean(0) - model.b).flatten() @ delta).item(), abs=0.03)
-    assert found.shift == pytest.approx((delta @ hessian @ delta / 2).item(), abs=0.03)
-    assert found.second == pytest.approx((hessian @ spread).trace().item() / 2, abs=0.03)
-    assert found.predicted == pytest.approx(evidence, abs=0.03) == found.measured
-    assert found.ess == pytest.approx(20_000, rel=1e-3)  # of an exact q
+    assert found.first == pytest.approx((hessian @ (x.mean(0) - model.b).flatten() @ delta).item(), abs=0.1)
+    assert found.shift == pytest.approx((delta @ hessian @ delta / 2).item(), abs=0.1)
+    assert found.second == pytest.approx((hessian @ spread).trace().item() / 2, abs=0.1)
+    assert found.predicted == pytest.approx(evidence, abs=0.1) and found.measured == pytest.approx(evidence, abs=1e-3)
+    assert found.ess > 2000 and found.rhat == pytest.approx(1, abs=0.05)
 
 
 def test_pixels_that_depend_on_each_other_given_z():
@@ -344,50 +345,51 @@ def test_pixels_that_depend_on_each_other_given_z():
             return MultivariateNormal(torch.full((16,), 0.4), mixing @ mixing.T).log_prob(x.flatten(1))
 
     model, x, y = Correlated(), images(5), images(7, seed=1).square()
-    found = ood.second_order(model, x, y, samples=600, generator=seeded())
+    found = second_order(model, x, y, samples=600, warmup=5, generator=seeded())
     assert found.predicted == pytest.approx(found.measured, rel=1e-3) and abs(found.second) > 0.1
 
 
 @pytest.mark.parametrize("likelihood", FAMILIES)
-def test_it_is_the_expansion_of_the_importance_weighted_bound(likelihood):
-    model = small(likelihood=likelihood).double().requires_grad_(False)
-    x = torch.rand(4, 1, 16, 16, generator=seeded(), dtype=torch.float64) * 0.8 + 0.1
-    y = torch.rand(3, 1, 16, 16, generator=seeded(1), dtype=torch.float64) ** 2
-    found = ood.second_order(model, x, y, samples=20, generator=seeded(2))
-    x0 = x.mean(0, keepdim=True)
-    q = model.posterior(x0.expand(20, -1, -1, -1))
-    z = q.rsample(generator=seeded(2))
-    constant = model.log_prior(z) - q.log_prob(z)
+def test_it_is_the_expansion_of_the_likelihood_integrated_over_all_latents(likelihood):
+    torch.manual_seed(0)
+    model = vae(image_shape=(1, 3, 3), latent_dim=2, net="mlp", likelihood=likelihood, width=0.01)
+    model = model.eval().double().requires_grad_(False)
+    model.decoder[-2].weight *= 20
+    x, y = (0.1 + 0.8 * torch.rand(9, 1, 3, 3, generator=seeded(s), dtype=torch.float64) ** (s + 1) for s in (0, 1))
+    found = second_order(model, x, y, samples=2000, chains=200, warmup=20, generator=seeded())
+    line, x0 = torch.linspace(-5, 5, 101, dtype=torch.float64), x.mean(0).flatten()
+    z = torch.cartesian_prod(line, line)
 
-    def bound(flat: Tensor) -> Tensor:
-        many = flat.view(1, 1, 16, 16).expand(20, -1, -1, -1)
-        return (model.log_likelihood(many, z) + constant).logsumexp(0) - math.log(20)
+    def evidence(flat: Tensor) -> Tensor:
+        many = flat.view(1, 1, 3, 3).expand(len(z), -1, -1, -1)
+        return (model.log_likelihood(many, z) + model.log_prior(z)).logsumexp(0) + 2 * math.log(0.1)
 
-    gradient = torch.autograd.functional.jacobian(bound, x0.flatten())
-    hessian = torch.autograd.functional.hessian(bound, x0.flatten())
+    gradient = torch.autograd.functional.jacobian(evidence, x0)
+    hessian = torch.autograd.functional.hessian(evidence, x0)
     delta = (y.mean(0) - x.mean(0)).flatten()
-    about = [flat - flat.mean(0) for flat in (y.flatten(1), x.flatten(1))]
-    outer, inner = (torch.einsum("np,pq,nq->n", v, hessian, v).mean() / 2 for v in about)
-    assert found.first == pytest.approx((gradient @ delta).item(), rel=1e-6)
-    assert found.shift == pytest.approx((delta @ hessian @ delta / 2).item(), rel=1e-6)
-    assert found.second == pytest.approx((outer - inner).item(), rel=1e-6)
-    assert found.measured == pytest.approx((elbo(model, y).mean() - elbo(model, x).mean()).item(), rel=0.1, abs=0.3)
+    spread = torch.cov(y.flatten(1).T, correction=0) - torch.cov(x.flatten(1).T, correction=0)
+    size = hessian.norm().item()
+    assert found.first == pytest.approx((gradient @ delta).item(), abs=0.05 * gradient.norm().item())
+    assert found.shift == pytest.approx((delta @ hessian @ delta / 2).item(), abs=0.05 * size * delta.dot(delta).item())
+    assert found.second == pytest.approx((hessian @ spread).trace().item() / 2, abs=0.05 * size * spread.norm().item())
+    assert found.measured == pytest.approx((elbo(model, y).mean() - elbo(model, x).mean()).item(), rel=0.1, abs=0.5)
 
 
 def test_a_bernoulli_is_nowhere_concave_and_a_set_against_itself_is_nothing():
     model, x = small(), torch.rand(5, 1, 16, 16, generator=seeded())
     wider = ((x - x.mean(0)) * 1.2 + x.mean(0)).clamp(0, 1)
-    assert ood.second_order(model, x * 0.8 + 0.1, wider, samples=30, generator=seeded()).second > 0
-    same = ood.second_order(model, x, x, samples=30, generator=seeded())
+    assert second_order(model, x * 0.8 + 0.1, wider, warmup=10, generator=seeded()).second > 0
+    same = second_order(model, x, x, warmup=10, generator=seeded())
     assert (same.first, same.shift, same.second) == (0, 0, 0) and abs(same.measured) < 1
 
 
 def test_the_second_order_needs_a_gradient_in_x_and_like_images():
     x, model = torch.rand(3, 1, 8, 8), small(likelihood="categorical", size=8)
     with pytest.raises(NotDefined, match="no gradient in x"):
-        ood.second_order(model, x, x)
+        second_order(model, x, x)
     for bad in (x[:, :, :4], x * 2, x[0], x * math.nan):
         with pytest.raises(ValueError, match="outside: "):
-            ood.second_order(model, x, bad)
-    with pytest.raises(ValueError, match="samples"):
-        ood.second_order(model, x, x, samples=0)
+            second_order(model, x, bad)
+    for name in ("samples", "chains"):
+        with pytest.raises(ValueError, match=name):
+            second_order(model, x, x, **{name: 0})

@@ -39,6 +39,7 @@ def test_the_adapter_of_the_readme_can_be_attacked_and_measured():
     assert (names["result"].loss > 0).all() and (names["moved"].loss > 0).all()
     assert names["chains"].accept_rate.mean() > 0.5
     check_images(names["repaired"].detach())
+    assert names["strange"].shape == (4,) and (names["strange"] > -1).all()
     assert (names["doubt"] > 0).all() and (names["knowing"].loss > 0).all()
     assert (iwae(model, x, samples=64) >= elbo(model, x, samples=64) - 1).all()
     with pytest.raises(ValueError, match="training mode"):

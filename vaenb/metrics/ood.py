@@ -1,21 +1,17 @@
 """Out-of-distribution scores built on likelihoods (document 004): larger is more out of distribution, for all of them.
 
-    likelihood_regret   max_q ELBO(x; q) − ELBO(x; q(z|x)), q diagonal Gaussian   Xiao et al., 2020, 2003.02977
-    encoder_regret      the same over the encoder's weights, as published
-    hmc_regret          E_p(z|x)[log p(x, z)] − E_q(z|x)[log p(x, z)]             ours
-    input_complexity    −log₂ p(x) − L(x), L the bits of a lossless file          Serrà et al., 2020, 1909.11480
-    bias_corrected      log p of a perfect reconstruction − ELBO(x)               Chauhan et al., 2022, 2108.08760
-    waic                Var_m[log p_m(x)] − E_m[log p_m(x)] over models m         Choi et al., 2018, 1810.01392
-    typicality          |log p(x) − E_train[log p]|                               Nalisnick et al., 2019, 1906.02994
-
-`second_order` says why the likelihood of another data set is higher or lower (Nalisnick et al., 2019, 1810.09136).
+likelihood_regret   max_q ELBO(x; q) − ELBO(x; q(z|x)), q diagonal Gaussian   Xiao et al., 2020, 2003.02977
+encoder_regret      the same over the encoder's weights, as published
+hmc_regret          E_p(z|x)[log p(x, z)] − E_q(z|x)[log p(x, z)]             ours
+input_complexity    −log₂ p(x) − L(x), L the bits of a lossless file          Serrà et al., 2020, 1909.11480
+bias_corrected      log p of a perfect reconstruction − ELBO(x)               Chauhan et al., 2022, 2108.08760
+waic                Var_m[log p_m(x)] − E_m[log p_m(x)] over models m         Choi et al., 2018, 1810.01392
+typicality          |log p(x) − E_train[log p]|                               Nalisnick et al., 2019, 1906.02994
 """
 
 import copy
 import io
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -33,13 +29,10 @@ from vaenb.models.contract import (
     Posterior,
     check_images,
     check_model,
-    rand_like,
     randn_like,
 )
 
 _CODECS = {"PNG": ("zlib", {"optimize": True}), "WEBP": ("webp", {"lossless": True}), "JPEG2000": ("jpg_2000", {})}
-
-
 _FLAT = 1e-2  # nats for each unit of a latent: Adam would follow the rounding of smaller gradients at full speed
 
 
@@ -232,60 +225,6 @@ def typicality(log_likelihood: Tensor, train_log_likelihood: Tensor) -> Tensor:
     return (nats - train.mean()).abs()
 
 
-@dataclass(frozen=True)
-class SecondOrder:
-    """E_outside[log p] − E_inside[log p] in nats: its expansion about the mean inside image, and what it is.
-
-    The published explanation takes the means for equal, and consists of `second` alone.
-    """
-
-    first: float  # ∇ · δ, with δ the difference of the two sets' mean images
-    shift: float  # ½ δᵀ H δ
-    second: float  # ½ Tr[H (Σ_outside − Σ_inside)]
-    measured: float  # the difference of the mean ELBOs
-    ess: float  # effective sample size of the draws, 1 … samples: ∇ and H are no better than it is large
-
-    @property
-    def predicted(self) -> float:
-        return self.first + self.shift + self.second
-
-
-def second_order(
-    model: LatentModel,
-    inside: Tensor,
-    outside: Tensor,
-    *,
-    samples: int = 512,
-    generator: torch.Generator | None = None,
-) -> SecondOrder:
-    """Expand log p to second order about the mean x₀ of images `inside`, and compare it on images `outside`.
-
-    Both are (N, C, H, W). Near x₀, log p(x) is log mean_k p(x|z_k) p(z_k) / q(z_k|x₀) over `samples` fixed draws
-    z_k ~ q(z|x₀); with its normalised weights w_k, ∇ = Σ w_k g_k and H = Σ w_k ∇²log p(x|z_k) + Cov_w[g], where
-    g_k = ∇log p(x|z_k), all at x₀. The last term is never negative, and all of H for a Bernoulli, linear in x. Raises
-    NotDefined for a categorical likelihood, which has no gradient in x.
-    """
-    _check_model_and_images(model, inside, samples=samples)
-    check_images(outside, "outside")
-    if inside.shape[1:] != outside.shape[1:]:
-        raise ValueError(f"outside: images {tuple(inside.shape[1:])} as inside expected, got {tuple(outside.shape)}")
-    x0 = inside.detach().mean(0, keepdim=True)
-    gradients, weights, product = _slopes(model, x0, samples, generator)
-    gradient = weights @ gradients
-    centred = weights.sqrt()[:, None] * (gradients - gradient)
-    hessian = _from_products(product, gradient, generator) + centred.T @ centred
-    (m_in, spread_in), (m_out, spread_out) = (_moments(x, hessian) for x in (inside, outside))
-    delta = m_out - m_in
-    bounds = [elbo(model, x, generator=generator).double().mean().item() for x in (inside, outside)]
-    return SecondOrder(
-        first=(gradient @ delta).item(),
-        shift=(delta @ hessian @ delta / 2).item(),
-        second=(spread_out - spread_in) / 2,
-        measured=bounds[1] - bounds[0],
-        ess=(1 / weights.square().sum()).item(),
-    )
-
-
 def _best_gaussian(model, x: Tensor, q: DiagonalGaussian, *, steps, lr, generator, chunk) -> DiagonalGaussian:
     """Maximise each image's ELBO over q's mean and log-variance.
 
@@ -340,55 +279,6 @@ def _file_size(pixels: np.ndarray, codec: str) -> int:
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, format=codec, **_CODECS[codec][1])
     return len(file.getvalue())
-
-
-Product = Callable[[Tensor], Tensor]
-"""product(v) -> (P,): a symmetric matrix (P, P) times v (P,)."""
-
-
-def _slopes(model: LatentModel, x0: Tensor, samples: int, generator) -> tuple[Tensor, Tensor, Product]:
-    """Gradients g_k (K, P) at x₀ and weights (K,) of draws, and products with Σ w_k ∇²log p(x|z_k); all float64."""
-    draws, log_weights, gradients = [], [], []
-    for images in x0.expand(samples, -1, -1, -1).split(_BLOCK):
-        with torch.no_grad():
-            q = model.posterior(images)
-            draws.append(q.rsample(generator=generator))
-            log_weights.append(_log_weights(model, images, q, draws[-1]).double())
-        gradients.append(_gradient(model, x0, draws[-1])[1].detach())
-    weights = torch.cat(log_weights).softmax(0)
-
-    def product(v: Tensor) -> Tensor:
-        total = torch.zeros_like(v)
-        for z, w in zip(draws, weights.split(_BLOCK), strict=True):
-            x, gradient = _gradient(model, x0, z)
-            (curved,) = torch.autograd.grad(gradient.flatten(1), x, torch.outer(w, v).to(gradient))
-            total += curved.flatten(1).double().sum(0)
-        return total
-
-    return torch.cat(gradients).flatten(1).double(), weights, product
-
-
-def _gradient(model: LatentModel, x0: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-    with torch.enable_grad():
-        x = x0.expand(len(z), -1, -1, -1).clone().requires_grad_()
-        (gradient,) = torch.autograd.grad(model.log_likelihood(x, z.detach()).sum(), x, create_graph=True)
-        return x, gradient + 0 * x  # in the graph of x also where log p(x|z) is linear in it
-
-
-def _from_products(product: Product, like: Tensor, generator) -> Tensor:
-    """The matrix (P, P) by its products: by two where pixels are independent given z, so that it is diagonal."""
-    diagonal, probe = product(torch.ones_like(like)), rand_like(like, generator)
-    error = (product(probe) - diagonal * probe).abs().max()
-    if error <= 1e-4 * diagonal.abs().max():
-        return diagonal.diag()
-    return torch.stack([product(unit) for unit in torch.eye(len(like)).to(like)])
-
-
-def _moments(x: Tensor, hessian: Tensor) -> tuple[Tensor, float]:
-    """The mean image (P,) and Tr[H Σ] of images x."""
-    flat = x.detach().flatten(1).double()
-    centred = flat - flat.mean(0)
-    return flat.mean(0), ((centred @ hessian) * centred).sum(1).mean().item()
 
 
 def _log_likelihood(values: Tensor, name: str, shape: tuple[int | None, ...]) -> Tensor:
