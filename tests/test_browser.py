@@ -220,7 +220,7 @@ def test_the_sliders_of_07_pale_and_accuse(page, lab):
     run_without_errors(page, lab, "07_likelihood_and_ood.ipynb")
     drag(
         page,
-        "ordinary",
+        "higher than that of",
         dict.fromkeys(("contrast", "brightness", "image"), ("ArrowLeft", 1)) | {"image": ("ArrowRight", 1)},
     )
     drag(page, "AUROC", dict.fromkeys(("false alarms", "detector", "pair"), ("ArrowRight", 1)))
