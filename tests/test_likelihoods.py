@@ -214,3 +214,10 @@ def test_sigma_is_the_gaussians():
 def test_a_net_needs_a_width(width):
     with pytest.raises(ValueError, match="width"):
         vae(image_shape=(1, 32, 32), latent_dim=2, width=width)
+
+
+@pytest.mark.parametrize("net, total", [("mlp", -21.0793), ("mlp003", -13.4313), ("conv001", 529.8033)])
+def test_layers_are_made_in_the_order_that_stored_weights_and_notebooks_came_from(net, total):
+    torch.manual_seed(0)
+    model = vae(image_shape=(1, 32, 32), latent_dim=4, net=net)
+    assert sum(p.double().sum().item() for p in model.parameters()) == pytest.approx(total, abs=1e-3)

@@ -105,11 +105,17 @@ def _mlp(
     channels, *sides = image_shape
     logits = (per_pixel * channels, *sides)
     down, up = _scaled(width, *down), _scaled(width, *up)
-    encoder = [nn.Flatten(), *_dense(prod(image_shape), *down, activation=encoding)]
-    decoder = _dense(inputs or latent_dim, *up, activation=decoding)
-    return (
-        nn.Sequential(*encoder, nn.Linear(down[-1], outputs * latent_dim)),
-        nn.Sequential(*decoder, nn.Linear(up[-1], prod(logits)), nn.Unflatten(1, logits)),
+    return (  # the encoder first: in the order in which layers are made they get their random weights
+        nn.Sequential(
+            nn.Flatten(),
+            *_dense(prod(image_shape), *down, activation=encoding),
+            nn.Linear(down[-1], outputs * latent_dim),
+        ),
+        nn.Sequential(
+            *_dense(inputs or latent_dim, *up, activation=decoding),
+            nn.Linear(up[-1], prod(logits)),
+            nn.Unflatten(1, logits),
+        ),
     )
 
 
