@@ -12,6 +12,7 @@ typicality          |log p(x) − E_train[log p]|                               
 import copy
 import io
 import math
+from numbers import Real
 
 import numpy as np
 import torch
@@ -302,5 +303,5 @@ def _finite(regret: Tensor, lr: float) -> Tensor:
 
 
 def _check_rate(lr: float) -> None:
-    if not 0 < lr < math.inf:
+    if not isinstance(lr, Real) or not 0 < lr < math.inf:
         raise ValueError(f"lr: a positive learning rate expected, got {lr!r}")

@@ -5,8 +5,8 @@ the continuous Bernoulli and the Gaussians are densities of pixels in [0, 1], th
 categorical are probabilities of images of 8 bits. A density whose width is learned must see dequantised images, or it
 grows without bound on pixels that take few values.
 
-`per_pixel` is how many logits a decoder gives for each pixel and channel. `best_log_prob(x)` is the largest log p(x|·)
-over all logits, that of a perfect reconstruction.
+`per_pixel` is how many logits a decoder gives for each pixel and channel. `best_log_prob(x)` is log p(x|·) of a
+perfect reconstruction, the largest over all logits where that is finite: see the continuous Bernoulli.
 """
 
 import math
