@@ -132,7 +132,7 @@ def sample(
     noise = _noise(seeds, z0)
     adaptation = _Adaptation(step, scale, warmup, target_accept, adapt_scale)
     history: list[tuple[Tensor, ...]] = []
-    bar = tqdm(total=warmup + num_samples, leave=False, disable=not progress, unit="transition")
+    bar = tqdm(total=warmup + num_samples, leave=False, disable=not progress, unit="transition", mininterval=1)
     try:
         for k in range(warmup + num_samples):
             momentum, uniform, wobble = next(noise)

@@ -22,6 +22,7 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 from tqdm.auto import tqdm
 
 from vaenb.data import ImageSet
@@ -57,20 +58,23 @@ def fit(
     epochs: int,
     batch_size: int = 128,
     lr: float = 1e-3,
+    ema: float | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> History:
     """Train `model` in place with Adam and leave it in evaluation mode.
 
     Where the model has `further_losses(x, generator)`, each loss that it yields after a batch gets a step of its own:
-    weights that a loss does not reach stay as they are.
+    weights that a loss does not reach stay as they are. With `ema`, such as .9999, the model is left with the moving
+    average of its weights: after batch n the average keeps min(ema, (1 + n)/(10 + n)) of itself, so that a short
+    training is not held back by its beginning.
 
     `data` lies on the model's device. Batches are permutations of it drawn from `seed`; an incomplete last batch is
     left out. The same model, data, settings and seed give the same weights on one machine's CPU at one thread count.
     Ctrl-C or a kernel's stop ends training after the step at hand: the weights stay usable and the history says
     `interrupted`; a second Ctrl-C stops at once. Raises FloatingPointError when the loss is no longer finite.
     """
-    _check_fit(model, data, epochs, batch_size, lr)
+    _check_fit(model, data, epochs, batch_size, lr, ema)
     device = data.images.device
     generator = torch.Generator(device).manual_seed(seed)
     model.to(memory_format=torch.channels_last)
@@ -79,7 +83,9 @@ def fit(
     steps = len(data) // batch_size
     history = History()
     further = getattr(model, "further_losses", lambda x, generator: ())
-    with _training(model) as stopped, tqdm(total=epochs * steps, leave=False, disable=not progress) as bar:
+    # once a second: a notebook's front end that reads only at a cell's end keeps 1000 messages and loses the rest
+    bar = tqdm(total=epochs * steps, leave=False, disable=not progress, mininterval=1)
+    with _training(model) as stopped, _averaging(model, ema) as average, bar:
         for epoch in range(epochs):
             totals: dict[str, Tensor] = {}
             order = torch.randperm(len(data), generator=generator, device=device)[: steps * batch_size]
@@ -89,6 +95,7 @@ def fit(
                 _step(optimizer, losses["loss"])
                 for loss in further(x, generator):
                     _step(optimizer, loss)
+                average()
                 for name, value in losses.items():
                     totals[name] = totals.get(name, 0) + value.detach()
                 bar.update()
@@ -100,7 +107,7 @@ def fit(
                     f"epoch {epoch + 1}: the loss is not finite ({means}); try a smaller lr than {lr}"
                 )
             history.epochs.append(means)
-            bar.set_postfix({name: f"{value:.1f}" for name, value in means.items()}, refresh=False)
+            bar.set_postfix({name: f"{value:.4g}" for name, value in means.items()}, refresh=False)
     return history
 
 
@@ -118,6 +125,7 @@ def trained(
     epochs: int,
     batch_size: int = 128,
     lr: float = 1e-3,
+    ema: float | None = None,
     seed: int = 0,
     folder: Path | str | None = None,
     progress: bool = True,
@@ -132,12 +140,14 @@ def trained(
     device = data.images.device
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
-        return _trained(build, config, data, epochs, batch_size, lr, seed, folder, progress)
+        settings = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "seed": seed}
+        if ema is not None:  # a description without it names the models from before there was an average
+            settings["ema"] = ema
+        return _trained(build, config, data, settings, folder, progress)
 
 
-def _trained(build, config, data, epochs, batch_size, lr, seed, folder, progress) -> tuple[nn.Module, History]:
+def _trained(build, config, data, settings, folder, progress) -> tuple[nn.Module, History]:
     model = build(**config).to(data.images.device)
-    settings = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "seed": seed}
     description = _describe(build, config, data, settings)
     key = hashlib.sha256(description.encode()).hexdigest()[:16]
     path = _store(folder) / f"{build.__name__}-{key}.safetensors"
@@ -208,12 +218,16 @@ def load_weights(model: nn.Module, path: Path | str, *, description: str | None 
     return History(json.loads(metadata["history"]))
 
 
-def _check_fit(model: nn.Module, data: ImageSet, epochs: int, batch_size: int, lr: float) -> None:
+def _check_fit(model: nn.Module, data: ImageSet, epochs: int, batch_size: int, lr: float, ema: float | None) -> None:
     for name, value in {"epochs": epochs, "batch_size": batch_size}.items():
         if not isinstance(value, int) or value < 1:
             raise ValueError(f"{name}: a whole number ≥ 1 expected, got {value!r}")
     if not 0 < lr < float("inf"):
         raise ValueError(f"lr: a positive learning rate expected, got {lr!r}")
+    if ema is not None and not 0 < ema < 1:
+        raise ValueError(
+            f"ema: what the average of the weights keeps at a step, between 0 and 1, expected, got {ema!r}"
+        )
     if len(data) == 0:
         raise ValueError("data: the image set is empty")
     device = next(model.parameters()).device
@@ -273,6 +287,23 @@ def _locked(path: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+@contextmanager
+def _averaging(model: nn.Module, ema: float | None) -> Iterator[Callable[[], None]]:
+    """Yield what takes the weights at hand into their moving average; at the end the model gets the average."""
+    if ema is None:
+        yield lambda: None
+        return
+
+    def blend(averaged: list[Tensor], current: list[Tensor], count: Tensor) -> None:
+        torch._foreach_lerp_(averaged, current, 1 - min(ema, (1 + int(count)) / (10 + int(count))))
+
+    average = AveragedModel(model, multi_avg_fn=blend)
+    try:
+        yield lambda: average.update_parameters(model)
+    finally:
+        model.load_state_dict(average.module.state_dict())
 
 
 @contextmanager

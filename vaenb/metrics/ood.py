@@ -109,7 +109,7 @@ def encoder_regret(
             q = own.posterior(copies)
             return _log_weights(own, copies, q, q.rsample(noise=noise)).mean() - before
 
-    images = tqdm(x.detach().split(1), leave=False, disable=not progress, unit="image")
+    images = tqdm(x.detach().split(1), leave=False, disable=not progress, unit="image", mininterval=1)
     return _finite(torch.stack([regret(image) for image in images]), lr)
 
 
