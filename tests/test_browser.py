@@ -33,6 +33,7 @@ SMALLER = {
     "02_latent_attacks.ipynb": {"betas": [], "count": 8},
     "03_latent_defences.ipynb": {"betas": [1.0, 10.0], "count": 8},
     "04_encoder_attacks_hmc.ipynb": {"betas": [1.0, 4.0], "per_class": 1, "transitions": 50, "adaptive_images": 2},
+    "05_diffusion.ipynb": {"epochs": 2, "lessons": 1, "count": 16, "samples": 20, "few": 4, "radii": [0.1]},
     "06_seatbelt.ipynb": {"layers": [2], "epochs": 3, "count": 4, "grid": 3},
     "07_likelihood_and_ood.ipynb": {
         "families": ["bernoulli"],
@@ -208,6 +209,12 @@ def test_the_sliders_of_04_repair_it(page, lab):
     sliders = {"HMC transitions": ("ArrowLeft", 10), "attack radius δ": ("ArrowLeft", 1)}
     sliders |= {"KL weight β": ("ArrowRight", 1), "test image": ("ArrowRight", 1)}
     drag_all(page, lab, "04_encoder_attacks_hmc.ipynb", "MSE", sliders)
+
+
+def test_the_sliders_of_05_clean_and_invent(page, lab):
+    sliders = {"noise": ("ArrowRight", 1), "β₁": ("ArrowRight", 1)}
+    sliders |= {"source": ("ArrowRight", 1), "image": ("ArrowRight", 1)}
+    drag_all(page, lab, "05_diffusion.ipynb", "MSE", sliders)
 
 
 def test_the_sliders_of_06_pay_for_a_change(page, lab):

@@ -65,6 +65,59 @@ def test_the_kernel_free_slider_has_a_frame_for_every_radius():
     (slider,) = fig.layout.sliders
     assert [step.label for step in slider.steps] == ["0", "1", "2"] == [frame.name for frame in fig.frames]
     assert len({frame.data[0].source for frame in fig.frames}) == 3
+    assert fig.layout.showlegend is False and [trace.name for trace in fig.data[1:]] == [
+        "mean over images",
+        "this radius",
+    ]
+
+
+def slider_input(k=4):
+    images = torch.rand(k, 2, 3, 1, 8, 8, generator=seeded())
+    curves = {name: torch.rand(k, generator=seeded(n)) for n, name in enumerate(("training", "unseen", "noisy"))}
+    return [1, 10, 500, 1000][:k], curves, [{"noisy": a, "denoised": b} for a, b in images]
+
+
+def test_the_kernel_free_slider_moves_a_point_on_each_curve_and_shows_each_places_images():
+    places, curves, rows = slider_input()
+    fig = plots.image_slider(places, curves, rows, x="t", y="MSE", prefix="t = ")
+    lines, points = fig.data[1:4], fig.data[4:]
+    assert [(t.name, list(t.x)) for t in lines] == [(name, places) for name in curves]
+    assert len({t.line.color for t in lines}) == len({t.line.dash for t in lines}) == 3
+    assert [p.marker.color for p in points] == [t.line.color for t in lines]
+    for k, frame in enumerate(fig.frames):
+        assert frame.name == str(places[k]) and list(frame.traces) == [0, 4, 5, 6]
+        now = [(place, pytest.approx(v[k].item(), rel=1e-5)) for place, v in zip([places[k]] * 3, curves.values())]
+        assert [(d.x[0], d.y[0]) for d in frame.data[1:]] == now
+        assert frame.data[0].source == plots._picture(plots.tile(list(rows[k].values()))).source
+    first = fig.layout.sliders[0].active
+    assert [p.x[0] for p in points] == [places[first]] * 3 and fig.data[0].source == fig.frames[first].data[0].source
+
+
+def test_several_curves_have_a_legend_of_their_names_and_one_has_none():
+    places, curves, rows = slider_input()
+    fig = plots.image_slider(places, curves, rows)
+    assert fig.layout.showlegend and [t.name for t in fig.data[1:] if t.showlegend is not False] == list(curves)
+    one = plots.image_slider(places, {"a": curves["noisy"]}, rows)
+    assert one.layout.showlegend is False and one.layout.height < fig.layout.height
+    assert one.data[1].line.color != one.data[2].marker.color
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"places": []}, "places: different numbers, one or more"),
+        ({"places": [1, 2, 2, 3]}, "places: different numbers"),
+        ({"curves": {}}, "curves: one or more"),
+        ({"curves": {"a": torch.zeros(3)}}, "curves: .* for each of 4 places"),
+        ({"rows": slider_input(3)[2]}, "rows: 4 expected, .* got 3"),
+        ({"rows": [{}] * 4}, "rows: 4 expected, .* with the same labels"),
+        ({"rows": [*slider_input(3)[2], {"noisy": torch.zeros(3, 1, 8, 8)}]}, "rows: .* with the same labels"),
+        ({"rows": [{"a": torch.zeros(k, 1, 8, 8)} for k in (1, 2, 2, 2)]}, "rows: images of one shape"),
+    ],
+)
+def test_a_kernel_free_slider_of_what_does_not_fit_is_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        plots.image_slider(**dict(zip(("places", "curves", "rows"), slider_input(), strict=True)) | change)
 
 
 def test_a_rounding_difference_does_not_change_a_figure():

@@ -1,5 +1,7 @@
 """Cleaners on a model whose reconstruction is known, and attackers who see through them."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -7,8 +9,11 @@ from torch import nn
 from tests.oracles import LinearGaussian, seeded
 from vaenb import purify
 from vaenb.attacks import classifier as attacks
+from vaenb.attacks import encoder
 from vaenb.metrics.likelihood import elbo
-from vaenb.models import reconstruct
+from vaenb.models import DDGM, VAE, reconstruct, vae
+from vaenb.models.contract import check_images, check_model
+from vaenb.models.diffusion import linear
 
 
 def images(n=6):
@@ -86,6 +91,87 @@ def test_who_knows_the_cleaner_beats_it_more_than_who_does_not():
     assert after[1] < after[0] - 0.1
 
 
+class Tiny(nn.Module):
+    """A smooth predictor of noise that depends on the step."""
+
+    def __init__(self):
+        super().__init__()
+        self.mix = nn.Conv2d(1, 1, 3, padding=1, bias=False)
+        self.mix.weight.data = 0.2 * torch.randn(1, 1, 3, 3, generator=seeded(7))
+
+    def forward(self, x, t):
+        return torch.tanh(self.mix(x)) * (0.5 + t[:, None, None, None].to(x.dtype))
+
+
+def tiny() -> DDGM:
+    return DDGM(Tiny(), linear(40), image_shape=(1, 4, 4)).eval()
+
+
+@pytest.mark.parametrize("t", [1, 5, 40])
+def test_one_call_without_noise_is_the_networks_guess(t):
+    model, x, level = tiny(), images(), linear(40)[t].item()
+    x_t = math.sqrt(level) * (2 * x - 1)
+    guess = (x_t - math.sqrt(1 - level) * model.net(x_t, torch.full((6,), t / 40))) / math.sqrt(level)
+    found = purify.diffused(model, x, t, noise=False, evaluations=1)
+    torch.testing.assert_close(found, ((guess + 1) / 2).clamp(0, 1))
+    assert torch.equal(found, purify.diffused(model, x, t, noise=False, evaluations=1))
+
+
+def test_diffused_adds_the_steps_noise_and_walks_back():
+    model, x, g = tiny(), images(), seeded(3)
+    expected = model.denoise(model.noised(x, 5, generator=g), 5, generator=g)
+    assert torch.equal(purify.diffused(model, x, 5, generator=seeded(3)), expected)
+    ddim = {"noise": False, "eta": 0.0}
+    assert torch.equal(purify.diffused(model, x, 5, **ddim), purify.diffused(model, x, 5, **ddim))
+    drawn = [purify.diffused(model, x, 5, noise=False, generator=seeded(seed)) for seed in (0, 1)]
+    assert not torch.equal(*drawn)  # the walk's own draws are left
+    torch.testing.assert_close(purify.diffused(model, x, 0), x)
+
+
+@pytest.mark.parametrize("walk", [{"noise": False, "evaluations": 1}, {"noise": False, "eta": 0.0}, {}])
+def test_the_gradient_of_diffused_is_that_of_finite_differences(walk):
+    model, x = tiny().double(), images(2).double().requires_grad_()
+    clean = lambda x: purify.diffused(model, x, 2, generator=seeded(), **walk)  # noqa: E731
+    assert clean(x).min() > 0 and clean(x).max() < 1  # nothing is clipped
+    assert torch.autograd.gradcheck(clean, x, atol=1e-6)
+
+
+def cleaned(model) -> purify.Cleaned:
+    diffusion = tiny()
+    return purify.Cleaned(model, lambda x: purify.diffused(diffusion, x, 20, noise=False, eta=0.0))
+
+
+@pytest.mark.parametrize("build", [LinearGaussian, lambda: vae(image_shape=(1, 4, 4), latent_dim=3, net="mlp").eval()])
+def test_cleaned_meets_the_contract_and_cleans_before_the_encoder_and_after_the_decoder(build):
+    torch.manual_seed(0)
+    inner, x = build(), images()
+    model = cleaned(inner)
+    check_model(model)
+    q, z = model.posterior(x), torch.randn(6, 3, generator=seeded())
+    assert torch.equal(q.mean, inner.posterior(model.clean(x)).mean) and (q.mean != inner.posterior(x).mean).all()
+    assert torch.equal(model.decode(z), model.clean(inner.decode(z))) and model.decode(z).shape == x.shape
+    assert torch.equal(model.log_prior(z), inner.log_prior(z))
+    assert torch.equal(model.log_likelihood(x, z), inner.log_likelihood(x, z))
+    check_images(reconstruct(model, x))
+    assert elbo(model, x, samples=4, generator=seeded()).isfinite().all()
+    if isinstance(inner, VAE):
+        with pytest.raises(ValueError, match="it is in training mode"):
+            check_model(cleaned(inner.train()))
+
+
+@pytest.mark.parametrize("eps", [0.02, 0.1])
+def test_an_attack_on_a_cleaned_encoder_stays_in_its_ball_and_beats_one_that_does_not_know_the_cleaner(eps):
+    inner, x = LinearGaussian(), images(32)
+    model = cleaned(inner)
+    search = {"eps": eps, "steps": 20, "restarts": 2}
+    knowing, blind = (encoder.attack(m, x, generator=seeded(), **search) for m in (model, inner))
+    for found in (knowing, blind):
+        assert (found.adversarial - x).abs().max() <= eps + 1e-6
+        assert found.adversarial.min() >= 0 and found.adversarial.max() <= 1
+    moved = encoder.loss(model, x)(blind.adversarial, torch.arange(32))
+    assert (knowing.loss >= moved).all() and knowing.loss.mean() > 1.2 * moved.mean()
+
+
 def test_bad_input_is_refused():
     model, f, x = LinearGaussian(), Three(), images()
     with pytest.raises(ValueError, match="samples: a whole number"):
@@ -98,5 +184,14 @@ def test_bad_input_is_refused():
         purify.defended(f, lambda x: x, draws=0)
     with pytest.raises(ValueError, match="x: pixels"):
         purify.passes(model, x + 1)
+    for t in (-1, 41, 1.0, torch.ones(6)):
+        with pytest.raises(ValueError, match="t: "):
+            purify.diffused(tiny(), x, t)
+    with pytest.raises(ValueError, match="x: pixels"):
+        purify.diffused(tiny(), x - 1, noise=False)
+    with pytest.raises(ValueError, match="evaluations: a whole number"):
+        purify.diffused(tiny(), x, 5, evaluations=0)
+    with pytest.raises(ValueError, match="eta: 0"):
+        purify.diffused(tiny(), x, 5, eta=2.0)
     with pytest.raises(ValueError, match="it gives probabilities"):
         purify.defended(nn.Softmax(1), lambda x: x.flatten(1))(x)

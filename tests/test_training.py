@@ -1,7 +1,9 @@
 """`fit` and the checkpoint store: reproducible, interruptible, and not to be fooled by a damaged file."""
 
 import functools
+import hashlib
 import importlib
+import json
 import os
 import pickle
 import signal
@@ -12,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 
 from tests.oracles import seeded
 from vaenb import training
@@ -224,7 +227,10 @@ def test_a_loss_that_explodes_is_an_error(digits):
         fit(vae(**{**CONFIG, "beta": 1e39}), digits, epochs=1, lr=1e-3, progress=False)
 
 
-@pytest.mark.parametrize(("argument", "value"), [("epochs", 0), ("batch_size", 0), ("lr", 0.0), ("lr", float("nan"))])
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [("epochs", 0), ("batch_size", 0), ("lr", 0.0), ("lr", float("nan")), ("ema", 0.0), ("ema", 1), ("ema", -0.9)],
+)
 def test_bad_settings_are_refused(digits, argument, value):
     with pytest.raises(ValueError, match=argument):
         fit(vae(**CONFIG), digits, **{"epochs": 1, argument: value})
@@ -320,3 +326,74 @@ def test_a_changed_history_is_damage(digits, store):
     path.write_bytes(content[:place] + b"9" + content[place + 1 :])
     with pytest.raises(DamagedCheckpoint, match="does not match the checksum"):
         load_weights(vae(**CONFIG), path)
+
+
+def blended(average: dict | None, weights: dict, n: int, ema: float, buffers=()) -> dict:
+    """The moving average after update n, counted from 0; what is no weight stays as the last batch left it."""
+    if n == 0:
+        return {name: new.clone() for name, new in weights.items()}
+    keep = min(ema, (1 + n) / (10 + n))
+    mean = {name: keep * average[name] + (1 - keep) * new for name, new in weights.items() if name not in buffers}
+    return {**weights, **mean}
+
+
+@pytest.mark.parametrize("ema", [0.3, 0.9999])  # the fixed average from the fourth batch on, and the warm-up alone
+def test_ema_is_the_average_of_the_plain_loops_weights(digits, ema):
+    data = digits.take(slice(96))
+    ours, theirs = WithBatchNorm(), WithBatchNorm()
+    theirs.load_state_dict(ours.state_dict())
+    history = fit(ours, data, epochs=3, batch_size=32, lr=0.01, ema=ema, seed=7, progress=False)
+    generator, optimizer = seeded(7), torch.optim.Adam(theirs.parameters(), lr=0.01)
+    average, buffers, n = None, dict(theirs.named_buffers()), 0
+    for _ in range(3):
+        losses = []
+        for batch in torch.randperm(96, generator=generator).split(32):
+            optimizer.zero_grad()
+            loss = theirs.losses(data.float(batch), data.labels[batch], generator)["loss"]
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+            average, n = blended(average, theirs.state_dict(), n, ema, buffers), n + 1
+    for name, value in ours.state_dict().items():
+        torch.testing.assert_close(value, average[name], rtol=1e-4, atol=1e-6)
+    assert not torch.allclose(ours.net[1].weight, theirs.net[1].weight, atol=1e-4) and not ours.training
+    assert history.epochs[-1]["loss"] == pytest.approx(sum(losses) / 3, rel=1e-4)  # of the weights in training
+
+
+def stopped(digits, n, ema=None):
+    torch.manual_seed(0)
+    model = vae(**CONFIG)
+    model.losses = InterruptAfter(model, n)
+    assert fit(model, digits, epochs=50, ema=ema, progress=False).interrupted
+    return model
+
+
+def test_an_interrupt_leaves_the_average(digits):
+    average = None
+    for n in range(5):
+        average = blended(average, stopped(digits, n + 1).state_dict(), n, 0.9)
+    for name, value in stopped(digits, 5, ema=0.9).state_dict().items():
+        torch.testing.assert_close(value, average[name])
+
+
+def test_ema_counts_in_the_description_only_where_it_is_asked_for(digits, store):
+    model, _ = quick(digits)
+    (path,) = store.glob("*.safetensors")
+    with safe_open(path, framework="pt") as file:
+        description = json.loads(file.metadata()["description"])
+    said = {"format": 1, "build": "vaenb.models.autoencoder.vae", "data": digits.digest, "seed": 0}
+    said |= {"epochs": 2, "batch_size": 128, "lr": 1e-3}  # as it was before there was an average
+    assert description == {**said, "config": description["config"]}
+    assert description["config"] == {**description["config"], **CONFIG, "image_shape": [1, 8, 8]}
+    key = hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:16]
+    assert path.name == f"vae-{key}.safetensors"
+    assert same(model, quick(digits, ema=None)[0]) and len(list(store.glob("*.safetensors"))) == 1
+    assert not same(quick(digits, ema=0.1)[0], quick(digits, ema=0.9)[0])
+    assert len(list(store.glob("*.safetensors"))) == 3
+
+
+def test_the_average_is_what_is_stored(digits, monkeypatch):
+    model, history = quick(digits, ema=0.9)
+    monkeypatch.setattr(training, "fit", lambda *a, **k: pytest.fail("trained again"))
+    stored, stored_history = quick(digits, ema=0.9)
+    assert same(model, stored) and stored_history == history and not stored.training

@@ -1,21 +1,24 @@
 """Cleaning an image before a classifier sees it: a VAE that knows the data takes off what does not belong to them.
 
 `passes` decodes codes of the image (document 000; MagNet, Meng and Chen, 2017). `elbo_ascent` moves the image itself,
-within a ball, to where the model finds it likelier (PixelDefend, Song et al., 2018, with the ELBO for the density). The
-HMC defence of document 002a is `hmc.repair`. `defended` puts a classifier behind a cleaner, for an attacker who knows
-it to differentiate through: at random cleaners over the mean of several draws (EOT), at others with `straight_through`
-(BPDA; both Athalye et al., 2018).
+within a ball, to where the model finds it likelier (PixelDefend, Song et al., 2018, with the ELBO for the density).
+`diffused` adds a diffusion model's noise and walks back (DiffPure, Nie et al., 2022), with document 002b's DAE in one
+step. The HMC defence of document 002a is `hmc.repair`. `defended` puts a classifier behind a cleaner and `Cleaned` a
+LatentModel, for an attacker who knows it to differentiate through: at random cleaners over the mean of several draws
+(EOT), at others with `straight_through` (BPDA; both Athalye et al., 2018).
 """
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from vaenb.attacks.pgd import _check_counts, pgd
 from vaenb.models.classifier import logits
-from vaenb.models.contract import LatentModel, check_images, check_model
+from vaenb.models.contract import LatentModel, Posterior, check_images, check_model
+from vaenb.models.diffusion import DDGM
 
 Cleaner = Callable[[Tensor], Tensor]
 """clean(x) -> images (N, C, H, W) in [0, 1]; a random one draws anew at every call."""
@@ -58,6 +61,52 @@ def elbo_ascent(
 
     ball = {"eps": eps, "norm": "linf", "clip": (0.0, 1.0), "random_start": False}
     return pgd(negative_elbo, x, **ball, steps=steps, targeted=True, chunk=chunk).adversarial
+
+
+def diffused(
+    model: DDGM,
+    x: Tensor,
+    t: int = 1,
+    *,
+    noise: bool = True,
+    evaluations: int | None = None,
+    eta: float = 1.0,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Add the noise of step `t` to images x and walk back: images (N, C, S, S) in [0, 1], differentiable in x.
+
+    Where the result is clipped to black or white the gradient is 0, and an attacker learns nothing.
+
+    For a `denoiser` t is 1. Without `noise` the image is only dimmed to √ᾱ_t (2x − 1), as the step's mean is: with one
+    call of the network (`evaluations`), or at `eta` 0, nothing random is left. Other arguments: `DDGM.reverse`.
+    """
+    if not isinstance(model, DDGM):
+        raise TypeError(
+            f"model: a DDGM, such as a denoiser or the `ddgm` of a DAED, expected, got {type(model).__name__}"
+        )
+    x_t = model.noised(x, t, generator=generator) if noise else model.dimmed(x, t)
+    return model.denoise(x_t, t, evaluations=evaluations, eta=eta, generator=generator)
+
+
+@dataclass(frozen=True)
+class Cleaned:
+    """A LatentModel that cleans images before it encodes them, and after it has decoded them."""
+
+    model: LatentModel
+    clean: Cleaner
+
+    def posterior(self, x: Tensor) -> Posterior:
+        return self.model.posterior(self.clean(x))
+
+    def decode(self, z: Tensor) -> Tensor:
+        return self.clean(self.model.decode(z))
+
+    def log_prior(self, z: Tensor) -> Tensor:
+        return self.model.log_prior(z)
+
+    def log_likelihood(self, x: Tensor, z: Tensor) -> Tensor:
+        """log p(x|z) of the model itself, x as it comes and the mean image not cleaned: (N,)."""
+        return self.model.log_likelihood(x, z)
 
 
 def defended(classifier: Callable[[Tensor], Tensor], clean: Cleaner, *, draws: int = 1) -> Callable[[Tensor], Tensor]:

@@ -66,8 +66,9 @@ def fit(
 
     Where the model has `further_losses(x, generator)`, each loss that it yields after a batch gets a step of its own:
     weights that a loss does not reach stay as they are. With `ema`, such as .9999, the model is left with the moving
-    average of its weights: after batch n the average keeps min(ema, (1 + n)/(10 + n)) of itself, so that a short
-    training is not held back by its beginning.
+    average of its weights (the history's losses are of the weights themselves): after batch 1 they are copied, after
+    batch n + 1 the average keeps min(ema, (1 + n)/(10 + n)) of itself, so that a short training is not held back by
+    its beginning.
 
     `data` lies on the model's device. Batches are permutations of it drawn from `seed`; an incomplete last batch is
     left out. The same model, data, settings and seed give the same weights on one machine's CPU at one thread count.

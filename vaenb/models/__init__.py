@@ -2,11 +2,14 @@
 
 from vaenb.models.autoencoder import DAE, VAE, dae, vae
 from vaenb.models.contract import DiagonalGaussian, LatentModel, NotDefined, Point, Posterior, reconstruct
+from vaenb.models.diffusion import DAED, DDGM, ddgm, denoiser
 from vaenb.models.hierarchical import HierarchicalVAE, PathPosterior, hierarchical_vae
 from vaenb.models.seatbelt import LayeredPosterior, Seatbelt, seatbelt
 
 __all__ = [
     "DAE",
+    "DAED",
+    "DDGM",
     "VAE",
     "DiagonalGaussian",
     "HierarchicalVAE",
@@ -18,6 +21,8 @@ __all__ = [
     "Posterior",
     "Seatbelt",
     "dae",
+    "ddgm",
+    "denoiser",
     "hierarchical_vae",
     "reconstruct",
     "seatbelt",

@@ -3,6 +3,7 @@
 An explorer is a small class whose attributes are its sliders and outputs, and whose `view` is what a notebook shows.
 """
 
+from vaenb.widgets.denoising import DenoisingExplorer
 from vaenb.widgets.latent import LatentAttackExplorer
 from vaenb.widgets.ood import ContrastExplorer, DetectorExplorer
 from vaenb.widgets.penalty import PenaltyExplorer
@@ -12,6 +13,7 @@ from vaenb.widgets.repair import RepairExplorer
 __all__ = [
     "ConsistencyExplorer",
     "ContrastExplorer",
+    "DenoisingExplorer",
     "DetectorExplorer",
     "LatentAttackExplorer",
     "PenaltyExplorer",

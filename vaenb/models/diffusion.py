@@ -1,0 +1,328 @@
+"""Diffusion models as generators and as denoisers (document 002b: Deja et al., 2022, 2206.00070).
+
+    x_t = √ᾱ_t (2x − 1) + √(1 − ᾱ_t) ε,   ᾱ_t = Π_{s≤t} (1 − β_s),   SNR_t = ᾱ_t / (1 − ᾱ_t),   ε ~ N(0, I)
+
+A DDGM learns to tell ε from x_t by one network for all steps (Ho et al., 2020, 2006.11239), and walks back from noise
+one step after another. A DAED leaves the last step of that walk, from x₁ = √(1 − β₁) (2x − 1) + √β₁ ε to the image, to
+a network of its own: the document's DAE, a denoising autoencoder, here `denoiser`, which is a DDGM of one step. (`DAE`
+is document 001's deterministic autoencoder.) Images x are in [0, 1]; the states x_t are not.
+"""
+
+import math
+from itertools import pairwise
+from numbers import Integral
+
+import torch
+from torch import Tensor, nn
+
+from vaenb.models.contract import check_images, randn_like
+from vaenb.models.unet import UNet
+
+_LARGEST = 0.999  # of a step's β: after β = 1 there is nothing left to walk back from
+
+
+def linear(steps: int, *, start: float = 1e-4, end: float = 0.02, first: float | None = None) -> Tensor:
+    """ᾱ_0 = 1, ᾱ_1, …, ᾱ_T, in doubles, of β rising evenly from `start` to `end` for T = 1000, scaled by 1000/T.
+
+    Ho et al. (2020) start at 1e-4, the public code of document 002b at 1e-3; `first` replaces β₁ alone, as there in a
+    DAED. Raises ValueError where a β would not lie in (0, 1): with the default `end` no schedule has 20 steps or fewer.
+    """
+    scale = 1000 / _whole(steps, "steps", 2)
+    if not 0 < start <= end or scale * end >= 1:
+        raise ValueError(
+            f"steps, start, end: 0 < start ≤ end < {1 / scale:.3g} = steps/1000 expected, as β_t is scaled by "
+            f"1000/steps and must stay below 1; got steps={steps}, start={start}, end={end}"
+        )
+    betas = torch.linspace(scale * start, scale * end, steps, dtype=torch.float64)
+    if first is not None:
+        betas[0] = _share(first, "first")
+    return _levels(betas)
+
+
+def cosine(steps: int, *, first: float | None = None) -> Tensor:
+    """ᾱ_0 = 1, …, ᾱ_T ∝ cos²((t/T + .008)/1.008 · π/2), with β_t ≤ .999 (Nichol & Dhariwal, 2021, 2102.09672)."""
+    times = torch.arange(_whole(steps, "steps", 2) + 1, dtype=torch.float64) / steps
+    curve = torch.cos((times + 0.008) / 1.008 * math.pi / 2) ** 2
+    betas = (1 - curve[1:] / curve[:-1]).clamp_max(_LARGEST)
+    if first is not None:
+        betas[0] = _share(first, "first")
+    return _levels(betas)
+
+
+def snr(alpha_bar: Tensor) -> Tensor:
+    """ᾱ/(1 − ᾱ), the signal-to-noise ratio; infinite where nothing is lost yet."""
+    return alpha_bar / (1 - alpha_bar)
+
+
+SCHEDULES = {"linear": linear, "cosine": cosine}
+
+
+class DDGM(nn.Module):
+    """A diffusion model: `net(x_t, t/T)` predicts the noise ε of x_t; `alpha_bar` (T + 1,) falls from ᾱ_0 = 1.
+
+    It is not a LatentModel: there is no decoder and no posterior to attack or to sample.
+    """
+
+    def __init__(self, net: nn.Module, alpha_bar: Tensor, *, image_shape: tuple[int, int, int]) -> None:
+        super().__init__()
+        if alpha_bar.ndim != 1 or len(alpha_bar) < 2 or alpha_bar[0] != 1:
+            raise ValueError(f"alpha_bar: (T + 1,) with ᾱ_0 = 1 expected, got shape {tuple(alpha_bar.shape)}")
+        if not (alpha_bar[-1] > 0 and (alpha_bar.diff() < 0).all()):
+            raise ValueError("alpha_bar: values that fall from 1 and stay above 0 expected")
+        self.net, self.image_shape = net, tuple(image_shape)
+        self.register_buffer("alpha_bar", alpha_bar.double(), persistent=False)
+
+    @property
+    def steps(self) -> int:
+        """T."""
+        return len(self.alpha_bar) - 1
+
+    def noised(self, x: Tensor, t: int | Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+        """Draw x_t for images x (N, C, S, S) and a step from 0 to T, one for all or one for each (N,)."""
+        self._check(x, images=True)
+        return self._mixed(x, self._level(t, x), randn_like(x, generator))
+
+    def dimmed(self, x: Tensor, t: int) -> Tensor:
+        """The mean of x_t for images x (N, C, S, S): √ᾱ_t (2x − 1), a state without noise."""
+        self._check(x, images=True)
+        return self._level(t, x).sqrt() * (2 * x - 1)
+
+    def losses(self, x: Tensor, labels: Tensor, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+        """The mean squared error of the predicted noise, per pixel, at steps drawn evenly from 1 to T (`loss`)."""
+        home = generator.device if generator else x.device  # as in randn_like
+        t = torch.randint(1, self.steps + 1, (len(x),), generator=generator, device=home).to(x.device)
+        noise = randn_like(x, generator)
+        return {"loss": (self._noise(self._mixed(x, self._level(t, x), noise), t) - noise).square().mean()}
+
+    def reverse(
+        self,
+        x_t: Tensor,
+        t: int,
+        s: int = 0,
+        *,
+        evaluations: int | None = None,
+        eta: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Walk states x_t (N, C, S, S) back to step s < t: the states x_s, for s = 0 in [−1, 1].
+
+        `eta` 1 is ancestral sampling with the posterior's variance, `eta` 0 is DDIM, which draws nothing (Song et
+        al., 2021, 2010.02502, eq. 12 and 16). The walk takes every step, or `evaluations` calls of the network, evenly
+        spaced from t to s + 1; with one, and s = 0, it is the network's guess of the image. Differentiable in x_t, but
+        for guesses on the way that are clipped to [−1, 1]. Raises ValueError for steps outside 0 … T.
+        """
+        self._check(x_t)
+        _check_walk(evaluations, eta)
+        t, s = self._step(t, "t", 1), self._step(s, "s", 0)
+        if s >= t:
+            raise ValueError(f"s: a step before t={t} expected, got {s}")
+        times = _spaced(t, s, evaluations)
+        return self._walk(x_t, times, [self.alpha_bar[k].item() for k in times], eta, generator)
+
+    def denoise(
+        self,
+        x_t: Tensor,
+        t: int,
+        *,
+        evaluations: int | None = None,
+        eta: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Walk states x_t (N, C, S, S) back to images (N, C, S, S) in [0, 1]; see `reverse`. Step 0 is the image."""
+        _check_walk(evaluations, eta)
+        if self._step(t, "t", 0) == 0:
+            self._check(x_t)
+            return _image(x_t)
+        return _image(self.reverse(x_t, t, evaluations=evaluations, eta=eta, generator=generator))
+
+    @torch.no_grad()
+    def sample(
+        self,
+        count: int,
+        *,
+        evaluations: int | None = None,
+        eta: float = 1.0,
+        generator: torch.Generator | None = None,
+        chunk: int = 256,
+    ) -> Tensor:
+        """Draw images (count, C, S, S) in [0, 1] from noise; see `reverse`.
+
+        They are drawn `chunk` at a time; at `eta` > 0 the images of a seed depend on it.
+        """
+        return _sampled(self, count, chunk, generator, evaluations=evaluations, eta=eta)
+
+    def _walk(self, x: Tensor, times: list[int], levels: list[float], eta: float, generator) -> Tensor:
+        """From the first of `levels` ᾱ to the last; `times` are what the network is told on the way."""
+        for t, (high, low) in zip(times, pairwise(levels), strict=False):  # ᾱ before the step, and after it
+            noise = self._noise(x, torch.full((len(x),), t, device=x.device))
+            image = ((x - math.sqrt(1 - high) * noise) / math.sqrt(high)).clamp(-1, 1)
+            if low == 1:
+                x = image
+                continue
+            noise = (x - math.sqrt(high) * image) / math.sqrt(1 - high)  # of the clipped image
+            variance = eta**2 * (1 - low) / (1 - high) * (1 - high / low)
+            x = math.sqrt(low) * image + math.sqrt(max(1 - low - variance, 0.0)) * noise
+            if eta > 0:
+                x = x + math.sqrt(variance) * randn_like(x, generator)
+        return x
+
+    def _noise(self, x_t: Tensor, t: Tensor) -> Tensor:
+        return self.net(x_t, t / self.steps)
+
+    def _mixed(self, x: Tensor, level: Tensor, noise: Tensor) -> Tensor:
+        return level.sqrt() * (2 * x - 1) + (1 - level).sqrt() * noise
+
+    def _level(self, t: int | Tensor, x: Tensor) -> Tensor:
+        if not isinstance(t, Tensor):
+            return self.alpha_bar[self._step(t, "t", 0)].to(x.dtype)
+        if t.shape != (len(x),) or t.dtype not in (torch.int64, torch.int32) or t.min() < 0 or t.max() > self.steps:
+            raise ValueError(f"t: whole steps from 0 to {self.steps}, one for each of {len(x)} images, expected")
+        return self.alpha_bar[t].to(x.dtype)[:, None, None, None]
+
+    def _step(self, t: int, name: str, least: int) -> int:
+        if not isinstance(t, Integral) or isinstance(t, bool) or not least <= t <= self.steps:
+            raise ValueError(f"{name}: a step from {least} to {self.steps} expected, got {t!r}")
+        return int(t)
+
+    def _check(self, x: Tensor, *, images: bool = False) -> None:
+        _check_states(x, self.image_shape)
+        if images:
+            check_images(x)
+
+
+class DAED:
+    """A DDGM whose first steps are replaced by a `denoiser`: its walk ends at x₁, and the denoiser makes the image.
+
+    The switch is at step s = argmin_t |ᾱ_t − (1 − β₁)|: the DDGM walks from T to s + 1, then with β = 1 − ᾱ_{s+1} /
+    (1 − β₁) to x₁. On a DDGM whose schedule has β₁ for `first` this is the document's DAED; on any other it is
+    their combination of two trained models. Raises ValueError where nothing of the DDGM would be left.
+    """
+
+    def __init__(self, ddgm: DDGM, first: DDGM) -> None:
+        if first.steps != 1 or first.image_shape != ddgm.image_shape:
+            raise ValueError(f"first: a denoiser, a model of one step, of images {ddgm.image_shape} expected")
+        self.ddgm, self.first, self.image_shape, self.steps = ddgm, first, ddgm.image_shape, ddgm.steps
+        self.level = first.alpha_bar[1].item()
+        self.switch = 1 + int((ddgm.alpha_bar[1:] - self.level).abs().argmin())
+        if self.switch == ddgm.steps:
+            raise ValueError(f"first: β₁ = {1 - self.level:.3g} is as much noise as all {ddgm.steps} steps add")
+
+    def denoise(
+        self,
+        x_t: Tensor,
+        t: int,
+        *,
+        evaluations: int | None = None,
+        eta: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Walk states x_t of a step t > `switch` back to images (N, C, S, S) in [0, 1]; see `DDGM.reverse`.
+
+        `evaluations` counts calls of both networks, and is 2 at least.
+        """
+        _check_states(x_t, self.image_shape)
+        if not isinstance(t, Integral) or not self.switch < t <= self.steps:
+            raise ValueError(f"t: a step after the switch, from {self.switch + 1} to {self.steps}, expected, got {t!r}")
+        _check_walk(evaluations, eta, least=2)
+        evaluations = evaluations and evaluations - 1
+        times = _spaced(int(t), self.switch, evaluations)
+        levels = [*(self.ddgm.alpha_bar[k].item() for k in times[:-1]), self.level]
+        x_1 = self.ddgm._walk(x_t, times, levels, eta, generator)
+        return self.first.denoise(x_1, 1)
+
+    @torch.no_grad()
+    def sample(
+        self,
+        count: int,
+        *,
+        evaluations: int | None = None,
+        eta: float = 1.0,
+        generator: torch.Generator | None = None,
+        chunk: int = 256,
+    ) -> Tensor:
+        """Draw images (count, C, S, S) in [0, 1] from noise, `chunk` at a time; see `denoise` and `DDGM.sample`."""
+        return _sampled(self, count, chunk, generator, evaluations=evaluations, eta=eta)
+
+
+def ddgm(
+    *,
+    image_shape: tuple[int, int, int],
+    steps: int,
+    schedule: str = "linear",
+    start: float | None = None,
+    first: float | None = None,
+    channels: int = 32,
+    blocks: int = 1,
+) -> DDGM:
+    """Build a DDGM over a `UNet` from plain values, for `training.trained` (with `ema`).
+
+    `start` is the linear schedule's. Document 002b: T = 500, linear from 1e-3, 64 channels, 3 blocks.
+    """
+    if schedule not in SCHEDULES or (schedule != "linear" and start is not None):
+        raise ValueError(
+            f"schedule, start: one of {', '.join(SCHEDULES)} expected, and `start` for linear alone; got {schedule!r} "
+            f"and {start!r}"
+        )
+    own = {} if start is None else {"start": start}
+    alpha_bar = SCHEDULES[schedule](steps, first=first, **own)
+    return DDGM(UNet(image_shape, channels=channels, blocks=blocks), alpha_bar, image_shape=image_shape)
+
+
+def denoiser(*, image_shape: tuple[int, int, int], beta_1: float, channels: int = 32, blocks: int = 1) -> DDGM:
+    """Build document 002b's DAE from plain values: a DDGM of one step, ᾱ_1 = 1 − β₁, that predicts that step's noise.
+
+    `denoise(noised(x, 1), 1)` is its use as a denoiser. Raises ValueError for β₁ outside (0, 1).
+    """
+    alpha_bar = torch.tensor([1, 1 - _share(beta_1, "beta_1")], dtype=torch.float64)
+    return DDGM(UNet(image_shape, channels=channels, blocks=blocks), alpha_bar, image_shape=image_shape)
+
+
+def _sampled(model: DDGM | DAED, count: int, chunk: int, generator, **walk) -> Tensor:
+    buffer = (model.first if isinstance(model, DAED) else model).alpha_bar
+    like = torch.zeros(_whole(count, "count", 1), *model.image_shape, device=buffer.device)
+    parts = randn_like(like, generator).split(_whole(chunk, "chunk", 1))
+    return torch.cat([model.denoise(part, model.steps, generator=generator, **walk) for part in parts])
+
+
+def _spaced(t: int, s: int, evaluations: int | None) -> list[int]:
+    """The steps of a walk from t down to s: all, or evenly spaced for so many calls of the network."""
+    evaluations = t - s if evaluations is None else min(evaluations, t - s)
+    gaps = max(1, evaluations - 1)
+    return [*(t - round(k * (t - s - 1) / gaps) for k in range(evaluations)), s]
+
+
+def _levels(betas: Tensor) -> Tensor:
+    return torch.cat([betas.new_ones(1), (1 - betas).cumprod(0)])
+
+
+def _image(x: Tensor) -> Tensor:
+    return ((x + 1) / 2).clamp(0, 1)
+
+
+def _check_states(x: Tensor, image_shape: tuple[int, int, int]) -> None:
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        got = x.dtype if isinstance(x, Tensor) else type(x).__name__
+        raise TypeError(f"x: a float tensor {('N', *image_shape)} expected, got {got}")
+    if x.ndim != 4 or len(x) == 0 or x.shape[1:] != image_shape:
+        raise ValueError(f"x: {('N', *image_shape)}, N ≥ 1, expected, got {tuple(x.shape)}")
+    if not x.isfinite().all():
+        raise ValueError("x: NaN or infinite values")
+
+
+def _check_walk(evaluations: int | None, eta: float, *, least: int = 1) -> None:
+    if evaluations is not None:
+        _whole(evaluations, "evaluations", least)
+    if not 0 <= eta <= 1:
+        raise ValueError(f"eta: 0 (DDIM) to 1 (ancestral) expected, got {eta!r}")
+
+
+def _share(value: float, name: str) -> float:
+    if not 0 < value < 1:
+        raise ValueError(f"{name}: the share of noise of one step, between 0 and 1, expected, got {value!r}")
+    return value
+
+
+def _whole(value: int, name: str, least: int) -> int:
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{name}: a whole number ≥ {least} expected, got {value!r}")
+    return int(value)
