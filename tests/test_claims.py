@@ -498,3 +498,25 @@ def test_the_weakest_cell_of_each_kind(runs, claim_id, cells, weakest):
 
 def test_the_table_of_an_empty_ledger_has_all_claims(tmp_path):
     assert table(ledger([tmp_path])).count("not measured") == 51
+
+
+def test_half_samples_are_as_wide_as_theory_says():
+    x = np.random.default_rng(0).normal(size=400)
+    e = claims.half_samples(x, resamples=2000)
+    half_width = 1.96 * x.std() / 20
+    assert e.effect == pytest.approx(x.mean()) and e.n == 400
+    assert [e.low, e.high] == pytest.approx([x.mean() - half_width, x.mean() + half_width], abs=0.1 * half_width)
+
+
+def test_half_samples_hold_their_estimate_where_the_bootstrap_does_not():
+    from vaenb.metrics.frechet import frechet_distance
+
+    g = torch.Generator().manual_seed(0)
+    real, fake = torch.randn(500, 30, generator=g), torch.randn(120, 30, generator=g)
+    distance = lambda rows: frechet_distance(real, torch.as_tensor(rows))  # noqa: E731
+    biased = claims.bootstrap(fake, statistic=distance, resamples=100)
+    assert biased.low > biased.effect
+    e = claims.half_samples(fake, statistic=distance, resamples=100)
+    assert e.low < e.effect < e.high
+    with pytest.raises(ValueError, match="at least 4"):
+        claims.half_samples(fake[:3])

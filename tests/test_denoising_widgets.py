@@ -20,7 +20,12 @@ SHAPE = 1, 8, 8
 def models():
     torch.manual_seed(0)
     walker = ddgm(image_shape=SHAPE, steps=25, channels=8).eval()
-    return walker, {beta: denoiser(image_shape=SHAPE, beta_1=beta, channels=8).eval() for beta in BETAS}
+    denoisers = {beta: denoiser(image_shape=SHAPE, beta_1=beta, channels=8).eval() for beta in BETAS}
+    for model in (walker, *denoisers.values()):
+        for weight in model.parameters():
+            if not weight.any():  # where a U-Net begins with zeros it would predict no noise at all
+                torch.nn.init.normal_(weight, std=0.1)
+    return walker, denoisers
 
 
 @pytest.fixture(scope="module")
@@ -29,9 +34,16 @@ def images():
     return {"training": x[0], "unseen": x[1]}
 
 
-@pytest.fixture
-def explorer(models, images):
+@pytest.fixture(scope="module")
+def computed(models, images):
     return DenoisingExplorer(images, *models, steps=STEPS, seed=7)
+
+
+@pytest.fixture
+def explorer(computed):
+    """Once computed for all tests, with its sliders where they begin."""
+    computed.source.value, computed.step.value, computed.beta.value, computed.image.value = 0, 9, 0.2, 0
+    return computed
 
 
 def dots(explorer) -> list[tuple[float, float]]:

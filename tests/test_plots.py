@@ -86,7 +86,7 @@ def test_the_kernel_free_slider_moves_a_point_on_each_curve_and_shows_each_place
     assert [p.marker.color for p in points] == [t.line.color for t in lines]
     for k, frame in enumerate(fig.frames):
         assert frame.name == str(places[k]) and list(frame.traces) == [0, 4, 5, 6]
-        now = [(place, pytest.approx(v[k].item(), rel=1e-5)) for place, v in zip([places[k]] * 3, curves.values())]
+        now = [(places[k], pytest.approx(v[k].item(), rel=1e-5)) for v in curves.values()]
         assert [(d.x[0], d.y[0]) for d in frame.data[1:]] == now
         assert frame.data[0].source == plots._picture(plots.tile(list(rows[k].values()))).source
     first = fig.layout.sliders[0].active

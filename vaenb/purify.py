@@ -66,7 +66,7 @@ def elbo_ascent(
 def diffused(
     model: DDGM,
     x: Tensor,
-    t: int = 1,
+    t: int | None = None,
     *,
     noise: bool = True,
     evaluations: int | None = None,
@@ -75,15 +75,18 @@ def diffused(
 ) -> Tensor:
     """Add the noise of step `t` to images x and walk back: images (N, C, S, S) in [0, 1], differentiable in x.
 
-    Where the result is clipped to black or white the gradient is 0, and an attacker learns nothing.
-
-    For a `denoiser` t is 1. Without `noise` the image is only dimmed to √ᾱ_t (2x − 1), as the step's mean is: with one
-    call of the network (`evaluations`), or at `eta` 0, nothing random is left. Other arguments: `DDGM.reverse`.
+    A `denoiser` has one step and needs no t. Without `noise` the image is only dimmed to √ᾱ_t (2x − 1), as the step's
+    mean is: with one call of the network (`evaluations`), or at `eta` 0, nothing random is left. Where the result is
+    clipped to black or white the gradient is 0: attack it with `straight_through`, too. Other arguments:
+    `DDGM.reverse`.
     """
     if not isinstance(model, DDGM):
         raise TypeError(
             f"model: a DDGM, such as a denoiser or the `ddgm` of a DAED, expected, got {type(model).__name__}"
         )
+    if t is None and model.steps > 1:
+        raise ValueError(f"t: the step to add noise up to, 1 to {model.steps}, expected for a model of several steps")
+    t = 1 if t is None else t
     x_t = model.noised(x, t, generator=generator) if noise else model.dimmed(x, t)
     return model.denoise(x_t, t, evaluations=evaluations, eta=eta, generator=generator)
 

@@ -65,6 +65,7 @@ class DDGM(nn.Module):
 
     def __init__(self, net: nn.Module, alpha_bar: Tensor, *, image_shape: tuple[int, int, int]) -> None:
         super().__init__()
+        alpha_bar = torch.as_tensor(alpha_bar)
         if alpha_bar.ndim != 1 or len(alpha_bar) < 2 or alpha_bar[0] != 1:
             raise ValueError(f"alpha_bar: (T + 1,) with ᾱ_0 = 1 expected, got shape {tuple(alpha_bar.shape)}")
         if not (alpha_bar[-1] > 0 and (alpha_bar.diff() < 0).all()):
@@ -186,6 +187,9 @@ class DDGM(nn.Module):
 
     def _check(self, x: Tensor, *, images: bool = False) -> None:
         _check_states(x, self.image_shape)
+        weight = next(self.net.parameters(), x)
+        if weight.dtype != x.dtype:
+            raise TypeError(f"x: {weight.dtype} expected, as the network's weights are, got {x.dtype}")
         if images:
             check_images(x)
 
@@ -199,6 +203,8 @@ class DAED:
     """
 
     def __init__(self, ddgm: DDGM, first: DDGM) -> None:
+        if not isinstance(ddgm, DDGM) or not isinstance(first, DDGM):
+            raise TypeError(f"ddgm, first: two DDGMs expected, got {type(ddgm).__name__} and {type(first).__name__}")
         if first.steps != 1 or first.image_shape != ddgm.image_shape:
             raise ValueError(f"first: a denoiser, a model of one step, of images {ddgm.image_shape} expected")
         self.ddgm, self.first, self.image_shape, self.steps = ddgm, first, ddgm.image_shape, ddgm.steps
