@@ -212,8 +212,7 @@ def test_the_sliders_of_04_repair_it(page, lab):
 
 
 def test_the_sliders_of_05_clean_and_invent(page, lab):
-    sliders = {"noise": ("ArrowRight", 1), "β₁": ("ArrowRight", 1)}
-    sliders |= {"source": ("ArrowRight", 1), "image": ("ArrowRight", 1)}
+    sliders = {"noise level": ("ArrowRight", 1), "β₁": ("ArrowRight", 1), "source": ("ArrowRight", 1)}
     drag_all(page, lab, "05_diffusion.ipynb", "MSE", sliders)
 
 
