@@ -188,7 +188,9 @@ def test_bad_input_is_refused():
         with pytest.raises(ValueError, match="t: "):
             purify.diffused(tiny(), x, t)
     with pytest.raises(ValueError, match="x: pixels"):
-        purify.diffused(tiny(), x - 1, noise=False)
+        purify.diffused(tiny(), x - 1, 5, noise=False)
+    with pytest.raises(ValueError, match="t: the step to add noise up to"):
+        purify.diffused(tiny(), x)
     with pytest.raises(ValueError, match="evaluations: a whole number"):
         purify.diffused(tiny(), x, 5, evaluations=0)
     with pytest.raises(ValueError, match="eta: 0"):
