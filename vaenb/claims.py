@@ -96,13 +96,7 @@ def bootstrap(
     values: (N, ...) array or tensor, N >= 2. Whole rows are drawn, so a statistic of pairs (a correlation, an AUROC)
     takes the pairs as columns, and a paired difference is `bootstrap(a - b)`. `statistic` maps an array to a number.
     """
-    x = np.asarray(values.detach().cpu().double() if torch.is_tensor(values) else values, dtype=float)
-    if x.ndim == 0 or len(x) < 2:
-        raise ValueError(f"values must hold at least 2 images along axis 0, got shape {x.shape}")
-    if not np.isfinite(x).all():
-        raise ValueError(f"values must be finite, got {(~np.isfinite(x)).sum()} NaN or infinite of {x.size}")
-    if not 0 < confidence < 1 or resamples < 1:
-        raise ValueError(f"need 0 < confidence < 1 and resamples >= 1, got {confidence} and {resamples}")
+    x = _checked_rows(values, confidence, resamples, at_least=2)
     rng = np.random.default_rng(seed)
     draws = [statistic(x[rng.integers(len(x), size=len(x))]) for _ in range(resamples)]
     low, high = np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2])
@@ -118,14 +112,23 @@ def half_samples(
     whole as widely as the whole from the truth, if not around the same centre, so that the halves' deviations from
     their own mean are laid around the estimate (the delete-half jackknife; Shao & Tu, 1995, ch. 2). N >= 4.
     """
-    x = np.asarray(values.detach().cpu().double() if torch.is_tensor(values) else values, dtype=float)
-    if x.ndim == 0 or len(x) < 4:
-        raise ValueError(f"values must hold at least 4 images along axis 0, got shape {x.shape}")
+    x = _checked_rows(values, confidence, resamples, at_least=4)
     rng = np.random.default_rng(seed)
     draws = np.array([statistic(x[rng.permutation(len(x))[: len(x) // 2]]) for _ in range(resamples)])
     effect, tail = float(statistic(x)), (1 - confidence) / 2
     low, high = effect + np.quantile(draws - draws.mean(), [tail, 1 - tail])
     return Estimate(effect, float(low), float(high), n=len(x))
+
+
+def _checked_rows(values, confidence: float, resamples: int, *, at_least: int) -> np.ndarray:
+    x = np.asarray(values.detach().cpu().double() if torch.is_tensor(values) else values, dtype=float)
+    if x.ndim == 0 or len(x) < at_least:
+        raise ValueError(f"values must hold at least {at_least} images along axis 0, got shape {x.shape}")
+    if not np.isfinite(x).all():
+        raise ValueError(f"values must be finite, got {(~np.isfinite(x)).sum()} NaN or infinite of {x.size}")
+    if not 0 < confidence < 1 or resamples < 1:
+        raise ValueError(f"need 0 < confidence < 1 and resamples >= 1, got {confidence} and {resamples}")
+    return x
 
 
 def verdict(claim: Claim, estimate: Estimate) -> str:

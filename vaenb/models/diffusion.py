@@ -146,7 +146,7 @@ class DDGM(nn.Module):
         generator: torch.Generator | None = None,
         chunk: int = 256,
     ) -> Tensor:
-        """Draw images (count, C, S, S) in [0, 1] from noise; see `reverse`.
+        """Draw images (count, C, S, S) in [0, 1] from noise; see `denoise`.
 
         They are drawn `chunk` at a time; at `eta` > 0 the images of a seed depend on it.
         """
@@ -226,7 +226,7 @@ class DAED:
 
         `evaluations` counts calls of both networks, and is 2 at least.
         """
-        _check_states(x_t, self.image_shape)
+        self.ddgm._check(x_t)
         if not isinstance(t, Integral) or not self.switch < t <= self.steps:
             raise ValueError(f"t: a step after the switch, from {self.switch + 1} to {self.steps}, expected, got {t!r}")
         _check_walk(evaluations, eta, least=2)
@@ -236,18 +236,7 @@ class DAED:
         x_1 = self.ddgm._walk(x_t, times, levels, eta, generator)
         return self.first.denoise(x_1, 1)
 
-    @torch.no_grad()
-    def sample(
-        self,
-        count: int,
-        *,
-        evaluations: int | None = None,
-        eta: float = 1.0,
-        generator: torch.Generator | None = None,
-        chunk: int = 256,
-    ) -> Tensor:
-        """Draw images (count, C, S, S) in [0, 1] from noise, `chunk` at a time; see `denoise` and `DDGM.sample`."""
-        return _sampled(self, count, chunk, generator, evaluations=evaluations, eta=eta)
+    sample = DDGM.sample
 
 
 def ddgm(
