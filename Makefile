@@ -1,4 +1,4 @@
-# run · test · lab · bench · notebooks. The environment is the active conda or virtual environment if it holds this
+# run · test · lab · paper · bench · notebooks. The environment is the active conda or virtual environment if it holds this
 # project with its tools, else .venv, made on first use; `make PYTHON=python3.12 …` chooses what .venv is made with.
 PYTHON ?= python3
 
@@ -12,8 +12,11 @@ from packaging.requirements import Requirement
 project = tomllib.loads(Path("pyproject.toml").read_text())["project"]
 extras = project["optional-dependencies"]
 here = loads(distribution(project["name"]).read_text("direct_url.json"))["url"]
-wanted = [Requirement(r) for r in project["dependencies"] + extras["lab"] + extras[sys.argv[1]]]
-missing = [str(r) for r in wanted if r.name != project["name"] and distribution(r.name).version not in r.specifier]
+def all_of(texts):
+    for r in map(Requirement, texts):
+        yield from (n for extra in r.extras for n in all_of(extras[extra])) if r.name == project["name"] else [r]
+wanted = all_of(project["dependencies"] + extras["lab"] + extras[sys.argv[1]])
+missing = [str(r) for r in wanted if distribution(r.name).version not in r.specifier]
 sys.exit(here != Path.cwd().as_uri() or bool(missing))
 endef
 export SATISFIED
@@ -30,7 +33,7 @@ elif [ ! -e .venv/.$(1) ] || [ pyproject.toml -nt .venv/.$(1) ]; then \
 fi
 endef
 
-.PHONY: run test lab bench notebooks install
+.PHONY: run test lab paper bench notebooks install
 .DEFAULT_GOAL := run
 
 run:
@@ -50,6 +53,11 @@ test:
 
 lab:
 	@$(call environment,lab); "$$bin/python" -m jupyter lab notebooks/00_start_here.ipynb
+
+# The paper profile of every notebook on the data at hand, into figures/: hours. Interrupt it, and go on with the same
+# command. `make paper ARGS='--dry-run'` only says how long; `--workers`, `--scheduler`, `--device cuda` as in README.
+paper:
+	@$(call environment,lab); "$$bin/python" -m vaenb paper $(ARGS)
 
 bench:
 	@$(call environment,test); \

@@ -1,5 +1,6 @@
 """JupyterLab in a real Chrome: run the notebook, move its sliders, and see pictures and numbers change."""
 
+import json
 import os
 import re
 import secrets
@@ -42,6 +43,14 @@ SMALLER = {
         "few": 4,
         "part": 200,
         "epochs": 2,
+    },
+    "08_audit_your_own.ipynb": {
+        "count": 20,
+        "attacked": 3,
+        "steps": 2,
+        "epochs": 2,
+        "limit": 300,
+        "guests": ["pythae"],
     },
 }
 
@@ -150,6 +159,8 @@ def drag_all(page, lab, notebook: str, word: str, sliders: dict[str, tuple[str, 
     """Run the notebook, move each slider by (key, times), and see everything in the explorer change."""
     run_without_errors(page, lab, notebook)
     drag(page, word, sliders)
+    if page.locator(".slider-rail-touch-rect").count():
+        slide_all(page)
     assert page.problems == []
 
 
@@ -179,6 +190,52 @@ def drag(page, word: str, sliders: dict[str, tuple[str, int]]) -> None:
         after = state(page, word)
         assert all(after[what] != before[what] for what in before), slider
         before = after
+
+
+def slide_all(page) -> None:
+    """Click each kernel-free slider of the notebook near its beginning, and see its place and its picture change."""
+    plots_with_slider = page.locator(".js-plotly-plot:has(.slider-rail-touch-rect)")
+    assert plots_with_slider.count() > 0
+    for plot in plots_with_slider.all():
+        plot.scroll_into_view_if_needed()
+        place, drawn = (
+            plot.locator(".slider-group > .slider-label").text_content(),
+            plot.locator(".plot-container").inner_html(),
+        )
+        rail = plot.locator(".slider-rail-touch-rect").bounding_box()
+        page.mouse.click(rail["x"] + 0.1 * rail["width"], rail["y"] + rail["height"] / 2)
+        page.wait_for_function(
+            "([plot, place]) => plot.querySelector('.slider-group > .slider-label').textContent != place",
+            arg=[plot.element_handle(), place],
+            timeout=20_000,
+        )
+        page.wait_for_timeout(500)
+        assert plot.locator(".plot-container").inner_html() != drawn
+
+
+def test_the_kernel_can_be_stopped_in_the_middle_of_a_training_and_says_so(page, lab, tmp_path):
+    url, token = lab
+    with urllib.request.urlopen(f"{url}/api/contents/notebooks/00_start_here.ipynb?token={token}") as answer:
+        book = nbformat.from_dict(json.load(answer)["content"])
+    (cell,) = (c for c in book.cells if "parameters" in c.metadata.get("tags", []))
+    cell.source += "\nepochs = 5_000"
+    body = json.dumps({"type": "notebook", "content": book}).encode()
+    urllib.request.urlopen(
+        urllib.request.Request(f"{url}/api/contents/notebooks/long.ipynb?token={token}", body, method="PUT")
+    ).close()
+    page.goto(f"{url}/lab/workspaces/long/tree/notebooks/long.ipynb?token={token}")
+    page.wait_for_function("() => window.jupyterapp?.shell?.currentWidget?.context?.isReady", timeout=120_000)
+    page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.ready")
+    page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells') }")
+    page.locator(".widget-hprogress").first.wait_for(timeout=120_000)  # a slow step shows how far it is
+    page.evaluate("() => window.jupyterapp.commands.execute('notebook:interrupt-kernel')")
+    page.get_by_text("training stopped after", exact=False).first.wait_for(timeout=60_000)
+
+
+def test_the_slider_of_09_goes_through_the_claims(page, lab):
+    open_and_run(page, lab, "09_claims.ipynb")
+    slide_all(page)
+    assert page.problems == []
 
 
 def test_the_sliders_of_00_break_a_digit(page, lab):
@@ -231,3 +288,8 @@ def test_the_sliders_of_07_pale_and_accuse(page, lab):
     )
     drag(page, "AUROC", dict.fromkeys(("false alarms", "detector", "pair"), ("ArrowRight", 1)))
     assert page.problems == []
+
+
+def test_the_sliders_of_08_compare_models(page, lab):
+    right = dict.fromkeys(("model", "test image"), ("ArrowRight", 1))
+    drag_all(page, lab, "08_audit_your_own.ipynb", "SSIM", {"attack radius ε": ("ArrowLeft", 3), **right})

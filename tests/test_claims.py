@@ -476,11 +476,17 @@ def test_the_table_shows_the_weakest_cell(runs):
     assert [c.strip() for c in line.replace("\\|", "/").strip("|").split("|")] == [
         "001.dae",
         "incomplete",
-        "0.25 [0.125, 0.5] (weakest of 3: s/wt)",
+        "0.0003 to 0.020 (SSIM); 0.0001 to 0.006 (LPIPS) / 0.25 [0.125, 0.5] (weakest of 3: s/wt)",
         "mnist; celeba_4k (stand-in); no fashion_mnist; no celeba",
         "0, 1, 2",
         "03_defences",
     ]
+
+
+def test_the_table_says_where_the_document_or_we_have_no_number(tmp_path):
+    lines = table(ledger([tmp_path])).splitlines()
+    assert [" 0.93 / – " in line for line in lines if "000.consistency.clean" in line] == [True]
+    assert [" – / – " in line for line in lines if "004.cifar-svhn" in line] == [True]
 
 
 @pytest.mark.parametrize(

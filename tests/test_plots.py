@@ -9,12 +9,14 @@ import torch
 from PIL import Image
 
 from tests.oracles import seeded
-from vaenb import hmc, plots
+from vaenb import claims, hmc, plots
 from vaenb.attacks import encoder, penalized
+from vaenb.claims import Estimate
 from vaenb.metrics.distortion import DDCurve
 from vaenb.metrics.likelihood import shortfall
 from vaenb.metrics.slices import slice_through
 from vaenb.models import reconstruct, seatbelt, vae
+from vaenb.plots.style import picture_of
 from vaenb.widgets import LatentAttackExplorer, PenaltyExplorer, RepairExplorer
 
 RADII = torch.tensor([0.0, 1.0, 2.0])
@@ -88,7 +90,7 @@ def test_the_kernel_free_slider_moves_a_point_on_each_curve_and_shows_each_place
         assert frame.name == str(places[k]) and list(frame.traces) == [0, 4, 5, 6]
         now = [(places[k], pytest.approx(v[k].item(), rel=1e-5)) for v in curves.values()]
         assert [(d.x[0], d.y[0]) for d in frame.data[1:]] == now
-        assert frame.data[0].source == plots._picture(plots.tile(list(rows[k].values()))).source
+        assert frame.data[0].source == picture_of(plots.tile(list(rows[k].values()))).source
     first = fig.layout.sliders[0].active
     assert [p.x[0] for p in points] == [places[first]] * 3 and fig.data[0].source == fig.frames[first].data[0].source
 
@@ -310,3 +312,67 @@ def test_a_chains_path_lies_on_its_slice():
     assert way.x == pytest.approx(plane.project(path)[:, 0].tolist(), rel=1e-4)
     assert (clean.x[0], clean.y[0]) == (0.0, 0.0) and attacked.y[0] == pytest.approx(0, abs=1e-5)
     assert clean.name == "clean" and fig.layout.xaxis.title.text and fig.layout.yaxis.title.text
+
+
+# --- the numbers of a figure
+
+
+def test_the_numbers_of_a_curve_are_its_points_and_the_ends_of_its_band():
+    values = torch.tensor([[0.0, 1.0], [2.0, 4.0]])
+    curve = DDCurve(torch.tensor([0.0, 1.5]), {"MSE": values}, torch.zeros(2, 2, 3))
+    drawn, control = plots.numbers(plots.dd_curves({"a": curve}, controls={"a": curve}))[1:3]
+    half = 2 * 2**0.5 / 2**0.5  # two standard errors of 2 and 4
+    assert drawn == {"panel": "MSE", "series": "a", "x": 1.5, "y": 3.0, "low": 3 - half, "high": 3 + half}
+    assert control == {"panel": "MSE", "series": "a, random", "x": 0.0, "y": 0.5}
+
+
+def test_the_numbers_of_estimates_stand_by_the_names_of_their_rows():
+    groups = {"g": {"one": Estimate(1, 0.5, 2), "two": Estimate(2, 1.5, 2.5)}, "h": {"two": Estimate(3, 2, 4)}}
+    rows = plots.numbers(plots.intervals(groups))
+    assert [(r["series"], r["y"], r["x"], r["low"], r["high"]) for r in rows] == [
+        ("g", "one", 1.0, 0.5, 2.0),
+        ("g", "two", 2.0, 1.5, 2.5),
+        ("h", "two", 3.0, 2.0, 4.0),
+    ]
+
+
+def test_bars_have_numbers_and_pictures_have_none(tmp_path):
+    bars = plots.numbers(plots.bars({"z": torch.tensor([1.0, 2.0])}))
+    assert [(r["x"], r["y"]) for r in bars] == [(1, 1.0), (2, 2.0)]
+    assert plots.numbers(plots.images({"r": torch.rand(2, 1, 8, 8)})) == []
+
+
+# --- the ledger
+
+
+@pytest.fixture
+def rows(tmp_path):
+    about = {"profile": "paper", "seeds": [0], "data": {}, "settings": {}}
+    run = claims.start_run("01_probe", **about, folder=tmp_path)
+    run.record("000.consistency.fgsm", {"a": Estimate(0.3, 0.2, 0.4), "b": Estimate(0.1, 0.05, 0.9)}, data="mnist")
+    run.record("000.consistency.order", {"a": Estimate(-0.3, -0.4, -0.2)}, data="mnist")
+    run.record("000.calibration.weak", {"a": Estimate(0.05, 0.0, 0.2)}, data="digits")
+    return claims.ledger([tmp_path])
+
+
+def test_verdicts_are_counted_by_document(rows):
+    fig = plots.verdicts(rows)
+    counts = {bar.name: dict(zip(bar.x, bar.y, strict=True)) for bar in fig.data}
+    assert counts["reproduced"]["000"] == counts["contradicted"]["000"] == 1
+    assert sum(sum(c.values()) for c in counts.values()) == 51 and counts["not measured"]["001"] == 12
+
+
+def test_margins_are_in_half_widths_and_claimed_is_right(rows):
+    points = {trace.name: trace for trace in plots.margins(rows).data}
+    held, lost = points["reproduced"], points["contradicted"]
+    assert list(held.y) == ["000.consistency.fgsm"] and held.x[0] == pytest.approx(0.1 / 0.425)  # b, the weakest
+    assert lost.x[0] == pytest.approx(-3) and lost.error_x.array[0] == pytest.approx(1)
+
+
+def test_the_claim_slider_has_a_frame_for_every_claim_with_cells(rows):
+    fig = plots.claim_slider(rows)
+    assert [f.name for f in fig.frames] == ["000.consistency.fgsm", "000.consistency.order", "000.calibration.weak"]
+    assert list(fig.frames[0].data[0].x) == [0.1, 0.3]  # the weakest on top
+    assert "stand-in" in fig.frames[2].layout.yaxis.ticktext[0]
+    assert list(fig.frames[2].data[1].x) == [0.15, 0.15, None, -0.15, -0.15, None]  # equivalence has two bounds
+    assert fig.layout.sliders[0].active == 1  # the first that is contradicted

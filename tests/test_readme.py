@@ -26,13 +26,17 @@ class SomeonesVAE(nn.Module):
         return self.decoder(z).sigmoid().view(-1, 1, 8, 8)
 
 
-def test_the_adapter_of_the_readme_can_be_attacked_and_measured():
-    adapter, use = (block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL))
+def test_the_adapter_of_the_readme_can_be_attacked_and_measured(tmp_path, monkeypatch):
+    adapter, use, page, *clusters = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert len(clusters) == 2 and all(compile(block, "README", "exec") for block in clusters)
     torch.manual_seed(0)
     names = {"net": SomeonesVAE(), "x": torch.rand(4, 1, 8, 8, generator=seeded())}
     names |= {"f": nn.Sequential(nn.Flatten(), nn.Linear(64, 3)).eval(), "y": torch.tensor([0, 1, 2, 0])}
     exec(adapter, names)
     exec(use, names)
+    monkeypatch.chdir(tmp_path)
+    exec(page, names)
+    assert names["report"].table().count("|") > 50 and (tmp_path / "runs" / "mine" / "page.csv").is_file()
     model, x = names["model"], names["x"]
     check_model(model)
     check_images(model.decode(names["result"].adversarial).detach())

@@ -18,6 +18,7 @@ Intervals are percentile bootstraps over images (Efron and Tibshirani 1993, chap
 import csv
 import difflib
 import hashlib
+import io
 import json
 import math
 import os
@@ -41,7 +42,10 @@ _ORDER = (NO_VERDICT, "contradicted", "inconclusive", "reproduced")  # the first
 
 @dataclass(frozen=True)
 class Claim:
-    """A statement of a document as a statistic against a bound; `data` names every set it must hold on."""
+    """A statement of a document as a statistic against a bound; `data` names every set it must hold on.
+
+    `published` is what the document's own tables and figures give for the statistic; empty where it gives no number.
+    """
 
     id: str
     statement: str
@@ -49,6 +53,7 @@ class Claim:
     kind: str
     bound: float
     data: tuple[str, ...]
+    published: str = ""
 
     @property
     def document(self) -> str:
@@ -233,7 +238,7 @@ class Run:
             spread = {name: v for name, v in old.per_seed.items() if name not in new.cells}
             new = Evidence(*key, *made_by, old.cells | new.cells, spread | new.per_seed)
         evidence = self.evidence | {key: new}
-        _write_json(self.folder / "claims.json", [e.to_json() for e in evidence.values()])
+        write_json(self.folder / "claims.json", [e.to_json() for e in evidence.values()])
         self.evidence = evidence
         return new
 
@@ -266,14 +271,20 @@ def start_run(
     run = Run(folder, notebook, profile, seeds, key, datetime.now(UTC).isoformat(timespec="microseconds"))
     about = {"notebook": notebook, "profile": profile, "seeds": seeds, "data": data, "settings": settings}
     about |= {"device": str(device), "threads": torch.get_num_threads(), "versions": _versions()}
-    _write_json(folder / "claims.json", [])  # first, so that an earlier run's claims never stand by new settings
-    _write_json(folder / "run.json", about | {"started": run.started})
+    write_json(folder / "claims.json", [])  # first, so that an earlier run's claims never stand by new settings
+    write_json(folder / "run.json", about | {"started": run.started})
     return run
 
 
+def project_folder() -> Path:
+    """Give the folder that this package is installed from with its notebooks; else the current one."""
+    root = Path(__file__).resolve().parents[1]
+    return root if (root / "pyproject.toml").is_file() else Path.cwd()
+
+
 def runs_folder() -> Path:
-    """Give the folder of all runs: VAENB_RUNS, else `runs` in the project (the current folder where there is none)."""
-    return Path(os.environ.get("VAENB_RUNS") or _project() / "runs").expanduser().absolute()
+    """Give the folder of all runs: VAENB_RUNS, else `runs` in the project folder."""
+    return Path(os.environ.get("VAENB_RUNS") or project_folder() / "runs").expanduser().absolute()
 
 
 def ledger(folders: Iterable[Path | str] | None = None) -> list[dict]:
@@ -284,27 +295,51 @@ def ledger(folders: Iterable[Path | str] | None = None) -> list[dict]:
     data, settings and seeds the newest counts, and runs with different ones all do: nothing found is dropped in
     silence (delete a run's folder to take its word back). A damaged file is named in a warning and skipped.
     """
-    roots = [runs_folder(), _project() / "figures"] if folders is None else [Path(f) for f in folders]
+    roots = [runs_folder(), project_folder() / "figures"] if folders is None else [Path(f) for f in folders]
     if folders is not None and (absent := [str(f) for f in roots if not f.is_dir()]):
         raise ValueError(f"folders must be existing folders, got {', '.join(absent)}")
     cells: dict[str, dict[tuple, list[dict]]] = {name: {} for name in load()}
-    found = [e for root in roots for path in sorted(root.rglob("claims.json")) for e in _read(path)]
+    found = [e for root in roots for path in sorted(root.rglob("claims.json")) for e in read(path)]
     for evidence in sorted(found, key=lambda e: e.started):  # so that a newer run replaces an older one
         same = (evidence.notebook, evidence.data, evidence.settings, evidence.seeds)
         cells[evidence.claim][same] = evidence.rows()
     return [_row(claim, [row for rows in cells[name].values() for row in rows]) for name, claim in load().items()]
 
 
-def table(rows: list[dict]) -> str:
-    """Lay ledger rows out as Markdown; of several cells it shows the weakest, the one the verdict hangs on."""
-    lines = [("claim", "verdict", "effect [95 %]", "data", "seeds", "notebook")]
+def table(rows: list[dict], *, statements: bool = False) -> str:
+    """Lay ledger rows out as Markdown: what a document found, and what came out here.
+
+    Of several cells it shows the weakest, the one the verdict hangs on; the document's number is "–" where it has none.
+    With `statements`, which are too long for a terminal, each claim stands in words.
+    """
+    lines = [("claim", "verdict", "document / here [95 %]", "data", "seeds", "notebook")]
+    if statements:
+        lines = [("claim", "what it says", *lines[0][1:])]
     for r in rows:
         seeds = ", ".join(map(str, r["seeds"]))
-        line = (r["claim"], r["verdict"], _effect(r), _data(r), seeds, r["notebook"])
+        both = f"{_claim(r['claim']).published or '–'} / {_effect(r) or '–'}"
+        said = (r["statement"],) if statements else ()
+        line = (r["claim"], *said, r["verdict"], both, _data(r), seeds, r["notebook"])
         lines.append(tuple(text.replace("|", "\\|") for text in line))
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     lines.insert(1, tuple("-" * w for w in widths))
     return "\n".join("| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in lines)
+
+
+def summary(rows: list[dict]) -> str:
+    """Count the verdicts of each document's claims, as a Markdown table with a line for all."""
+    verdicts = ("reproduced", "contradicted", "inconclusive", INCOMPLETE, NO_VERDICT, NOT_MEASURED)
+    verdicts = [v for v in verdicts if any(r["verdict"] == v for r in rows)]
+    groups = {document: [r for r in rows if r["document"] == document] for document in _documents(rows)}
+    lines = ["| document | claims | " + " | ".join(verdicts) + " |", "|---|" + "---:|" * (1 + len(verdicts))]
+    for document, part in (groups | {"all": rows}).items():
+        counts = [sum(r["verdict"] == v for r in part) for v in verdicts]
+        lines.append("| " + " | ".join([document, str(len(part)), *(str(c) if c else "" for c in counts)]) + " |")
+    return "\n".join(lines)
+
+
+def _documents(rows: list[dict]) -> list[str]:
+    return list(dict.fromkeys(r["document"] for r in rows))
 
 
 def _row(claim: Claim, cells: list[dict]) -> dict:
@@ -327,6 +362,13 @@ def _row(claim: Claim, cells: list[dict]) -> dict:
         "profile": shown[0]["profile"] if shown else "",
         "seeds": sorted({seed for c in shown for seed in c["seeds"]}),
     }
+
+
+def margin(claim_id: str, cell: dict) -> Estimate:
+    """How far a ledger cell lies on the claimed side of the bound, with its interval: below 0 it contradicts."""
+    worse, better = _margins(_claim(claim_id), _estimate(cell))
+    point = Estimate(cell["effect"], cell["effect"], cell["effect"])
+    return Estimate(_margins(_claim(claim_id), point)[0], worse, better)
 
 
 def _overall(verdicts: Iterable[str]) -> str:
@@ -375,7 +417,8 @@ def _check_profile(profile: str):
         raise ValueError(f"profile must be one of {PROFILES}, got {profile!r}")
 
 
-def _read(path: Path) -> Iterable[Evidence]:
+def read(path: Path) -> list[Evidence]:
+    """Read one claims.json; a damaged file is named in a warning, and gives nothing."""
     try:
         items = json.loads(path.read_text(encoding="utf-8"))
         return [Evidence.from_json(item) for item in items]
@@ -384,13 +427,12 @@ def _read(path: Path) -> Iterable[Evidence]:
         return []
 
 
-def _write_json(path: Path, value):
-    """Write beside the file, then rename: a reader sees the old file or the whole new one."""
-    text = json.dumps(value, indent=1, default=_plain)
+def write_text(path: Path, text: str) -> None:
+    """Write a file beside the old one, then rename: a reader sees the old file or the whole new one."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(text + "\n", encoding="utf-8")
+        part.write_text(text, encoding="utf-8")
         part.replace(path)
     except OSError as error:
         with suppress(OSError):
@@ -399,17 +441,26 @@ def _write_json(path: Path, value):
         raise OSError(error.errno, why, str(path.parent)) from error
 
 
+def write_json(path: Path, value) -> None:
+    """Write JSON, as safely as `write_text`."""
+    write_text(path, json.dumps(value, indent=1, default=_plain) + "\n")
+
+
+def write_csv(path: Path, rows: list[dict]) -> None:
+    """Write rows as CSV, as safely as `write_text`; a column that a row lacks is empty there."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
+
+
 def _plain(value):
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if hasattr(value, "tolist"):  # a numpy or torch number
         return value.tolist()
     raise TypeError(f"settings and data must be numbers, texts, lists or dicts, got {type(value).__name__} {value!r}")
-
-
-def _project() -> Path:
-    root = Path(__file__).resolve().parents[1]
-    return root if (root / "pyproject.toml").is_file() else Path.cwd()
 
 
 def _versions() -> dict[str, str]:

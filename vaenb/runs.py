@@ -1,16 +1,19 @@
-"""Running notebooks: one folder a run, named by its settings, with the executed notebook, figures and claims."""
+"""Running one notebook: a folder named by its settings, with the executed notebook, figures and claims."""
 
 import base64
 import hashlib
 import io
+import json
 import os
 import re
 import threading
-from contextlib import contextmanager
+import time
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import nbformat
 import papermill
+import psutil
 from PIL import Image
 
 from vaenb import claims, plots
@@ -22,32 +25,71 @@ class RunFailed(RuntimeError):
     """A cell raised, or the kernel died; the unfinished notebook is kept and named."""
 
 
-def run(notebook: Path | str, parameters: dict | None = None, *, folder: Path | str | None = None) -> Path:
+class KernelDied(RunFailed):
+    """The kernel did not start, or ended by itself (killed for its memory, say): the same run may succeed again."""
+
+
+def run(
+    notebook: Path | str,
+    parameters: dict | None = None,
+    *,
+    folder: Path | str | None = None,
+    progress: bool = True,
+) -> Path:
     """Execute `notebook` with papermill and return the folder that holds its notebook, figures and claims.
 
     Parameter names are checked against the notebook's parameters cell, since papermill only warns of an unknown one;
     whole numbers become floats where the notebook's annotation says so. `folder` defaults to runs/<notebook>, with
-    the given settings appended. Raises FileNotFoundError, ValueError, or RunFailed with the cell's error.
+    the given settings appended. What the run took (seconds; GiB of memory at its peak, the kernel with its children)
+    is added to run.json. Raises FileNotFoundError, ValueError, or RunFailed with the cell's error.
     """
     notebook = Path(notebook)
-    if not notebook.is_file():
-        raise FileNotFoundError(f"notebook: {notebook} does not exist")
-    parameters = _checked(notebook, parameters or {})
-    folder = Path(folder) if folder else claims.runs_folder() / _name(notebook, parameters)
+    parameters = checked(notebook, parameters or {})
+    folder = Path(folder) if folder else claims.runs_folder() / folder_name(notebook, parameters)
     folder.mkdir(parents=True, exist_ok=True)
     part = folder / f"{notebook.stem}.part.ipynb"
     (folder / notebook.name).unlink(missing_ok=True)  # a folder with the notebook in it is a finished run
-    with _environment(VAENB_RUN=str(folder.resolve()), PLOTLY_RENDERER=_renderer()):
+    quiet = {"progress_bar": progress, "store_widget_state": False}
+    with _environment(VAENB_RUN=str(folder.resolve()), PLOTLY_RENDERER=_renderer()), _cost() as cost:
         try:
-            papermill.execute_notebook(notebook, part, parameters, cwd=notebook.parent, store_widget_state=False)
+            papermill.execute_notebook(notebook, part, parameters, cwd=notebook.parent, **quiet)
         except papermill.PapermillExecutionError as error:
             raise RunFailed(
                 f"cell {error.exec_count} of {notebook} failed; see {part}\n{error.ename}: {error.evalue}"
             ) from error
         except RuntimeError as error:
-            raise RunFailed(f"the kernel of {notebook} died ({error}); see {part}") from error
+            raise KernelDied(f"the kernel of {notebook} died ({error}); see {part}") from error
+    _add_to_run_json(folder, {"parameters": parameters, **cost})
     part.replace(folder / notebook.name)
     return folder
+
+
+def finished(notebook: Path | str, folder: Path) -> bool:
+    """Whether `folder` holds a whole run of the notebook as it is now: one whose code has changed since is not."""
+    done = folder / Path(notebook).name
+    try:
+        return done.is_file() and _code(done) == _code(Path(notebook))
+    except (ValueError, OSError, AttributeError, nbformat.ValidationError):  # a damaged file is not a run
+        return False
+
+
+def checked(notebook: Path, parameters: dict) -> dict:
+    """Hold parameters against the notebook's parameters cell. Raises FileNotFoundError or ValueError."""
+    if not notebook.is_file():
+        raise FileNotFoundError(f"notebook: {notebook} does not exist")
+    known = papermill.inspect_notebook(str(notebook))
+    for given in parameters:
+        if given not in known:
+            raise ValueError(f"parameter {given!r}: {notebook.name} has {', '.join(known) or 'no parameters cell'}")
+    return {given: _typed(given, value, known[given]["inferred_type_name"]) for given, value in parameters.items()}
+
+
+def folder_name(notebook: Path, parameters: dict) -> str:
+    """Name a run's folder by its settings, as in 00_start_here_beta=4.0_betas=1.0,4.0; a long name is cut."""
+    shown = {k: ",".join(map(str, v)) if isinstance(v, list) else str(v) for k, v in sorted(parameters.items())}
+    plain = "_".join([notebook.stem, *(f"{k}={v}" for k, v in shown.items())])
+    safe = re.sub("[^A-Za-z0-9.,+=_-]+", "-", plain)[:180]  # file systems end at 255, and files stand in it
+    return safe if safe == plain else f"{safe}-{hashlib.sha256(plain.encode()).hexdigest()[:6]}"
 
 
 def publish(notebook: Path | str) -> None:
@@ -76,17 +118,15 @@ def _cleaned(output, count: int):
         output.execution_count = count
     output.get("metadata", {}).clear()
     if png := output.get("data", {}).get("image/png"):
-        output.data["image/png"] = _fewer_colors(png)
+        output.data["image/png"] = base64.b64encode(fewer_colors(base64.b64decode(png))).decode()
     return output
 
 
-def _fewer_colors(png: str) -> str:
-    """Keep 64 colours of a base64 PNG: a third of the size, and no difference to the eye in charts and grey images."""
-    small = io.BytesIO()
-    Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB").quantize(64, method=Image.Quantize.MAXCOVERAGE).save(
-        small, "png", optimize=True
-    )
-    return base64.b64encode(small.getvalue()).decode()
+def fewer_colors(png: bytes) -> bytes:
+    """Keep 128 colours of a PNG: a quarter of the size; with 64, greys beside colours take on a tint."""
+    small, picture = io.BytesIO(), Image.open(io.BytesIO(png)).convert("RGB")
+    picture.quantize(128, method=Image.Quantize.MAXCOVERAGE).save(small, "png", optimize=True)
+    return small.getvalue()
 
 
 def _is_progress(output) -> bool:
@@ -94,14 +134,6 @@ def _is_progress(output) -> bool:
     return "application/vnd.jupyter.widget-view+json" in output.get("data", {}) and bool(
         re.search(r"\d+%\||it/s|\?it", text)
     )
-
-
-def _checked(notebook: Path, parameters: dict) -> dict:
-    known = papermill.inspect_notebook(str(notebook))
-    for name in parameters:
-        if name not in known:
-            raise ValueError(f"parameter {name!r}: {notebook.name} has {', '.join(known) or 'no parameters cell'}")
-    return {name: _typed(name, value, known[name]["inferred_type_name"]) for name, value in parameters.items()}
 
 
 def _typed(name: str, value, annotation: str):
@@ -114,12 +146,48 @@ def _typed(name: str, value, annotation: str):
     return value
 
 
-def _name(notebook: Path, parameters: dict) -> str:
-    """Name a run's folder by its settings, as in 00_start_here_beta=4.0_betas=1.0,4.0."""
-    shown = {k: ",".join(map(str, v)) if isinstance(v, list) else str(v) for k, v in sorted(parameters.items())}
-    plain = "_".join([notebook.stem, *(f"{k}={v}" for k, v in shown.items())])
-    safe = re.sub("[^A-Za-z0-9.,+=_-]+", "-", plain)
-    return safe if safe == plain else f"{safe}-{hashlib.sha256(plain.encode()).hexdigest()[:6]}"
+def _code(notebook: Path) -> list[str]:
+    cells = nbformat.read(notebook, as_version=4).cells
+    return [
+        c.source for c in cells if c.cell_type == "code" and "injected-parameters" not in c.metadata.get("tags", ())
+    ]
+
+
+def _add_to_run_json(folder: Path, more: dict) -> None:
+    """A notebook without `claims.start_run` has no run.json; it gets one of what is known."""
+    path = folder / "run.json"
+    known = {}
+    with suppress(OSError, ValueError):
+        known = json.loads(path.read_text(encoding="utf-8"))
+    claims.write_json(path, known | more)
+
+
+@contextmanager
+def _cost():
+    """Yield a dict that holds, at the end, seconds and the largest memory (GiB) of this process's children."""
+    cost: dict[str, float] = {}
+    peak, done, start = [0], threading.Event(), time.monotonic()
+
+    def watch() -> None:
+        while not done.wait(0.2):
+            with suppress(psutil.Error):
+                peak.append(max(peak.pop(), sum(map(_memory, psutil.Process().children(recursive=True)))))
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield cost
+    finally:
+        done.set()
+        watcher.join()
+        cost |= {"seconds": round(time.monotonic() - start, 1), "peak_memory_gib": round(peak[0] / 2**30, 2)}
+
+
+def _memory(process: psutil.Process) -> int:
+    try:
+        return process.memory_info().rss
+    except psutil.Error:  # it has ended meanwhile
+        return 0
 
 
 def _renderer() -> str:

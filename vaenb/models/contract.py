@@ -157,6 +157,40 @@ def check_model(model) -> None:
         )
 
 
+@torch.enable_grad()  # also where the caller has switched gradients off
+def check_contract(model, x: Tensor) -> None:
+    """Call a model's four methods on images x (N, C, H, W), N ≥ 2, and refuse what breaks the contract.
+
+    Shapes, ranges, gradients, and that an image's results hang neither on its batch nor on chance; not whether the
+    densities are right. What raises NotDefined passes. Raises TypeError or ValueError, saying what to do.
+    """
+    check_model(model)
+    check_images(x)
+    x = x.detach().clone().requires_grad_()
+    q = _called("posterior", model.posterior, x)
+    _check_posterior(q, len(x))
+    z = q.mean.detach().requires_grad_()
+    images = _called("decode", model.decode, z)
+    _check_decoded(images, x)
+    with torch.no_grad():
+        alone = _called("decode", model.decode, _called("posterior", model.posterior, x[:1]).mean)
+    if not torch.allclose(alone, images[:1], atol=1e-3):
+        gap = (alone - images[:1]).abs().max()
+        raise ValueError(
+            f"posterior and decode: an image's reconstructions alone and in a batch are up to {gap:.2g} apart; leave "
+            "out what mixes a batch (statistics over it) or is random (dropout, a draw in place of the mean)"
+        )
+    if not images.requires_grad or not q.mean.requires_grad:
+        name = "posterior(x).mean" if images.requires_grad else "decode(z)"
+        raise ValueError(f"{name}: attacks need its gradient; take torch.no_grad(), .detach() or .data out of it")
+    densities = {"log_prior": (model.log_prior, z), "log_likelihood": (model.log_likelihood, x, z)}
+    for name, call in (densities | {"posterior.log_prob": (q.log_prob, z)}).items():
+        try:
+            _check_values(_called(name, *call), name, len(x))
+        except NotDefined:
+            continue
+
+
 def check_images(x: Tensor, name: str = "x") -> None:
     """Refuse what is not a non-empty float batch (N, C, H, W) of finite values in [0, 1]."""
     _check_batch(x, name, dims=4, shape="images (N, C, H, W)")
@@ -169,6 +203,70 @@ def check_images(x: Tensor, name: str = "x") -> None:
 def check_latents(z: Tensor, name: str = "z") -> None:
     """Refuse what is not a non-empty float batch (N, D) of finite values."""
     _check_batch(z, name, dims=2, shape="flat latents (N, D)")
+
+
+def _called(name: str, method, *arguments: Tensor, **keywords):
+    """Call one of the model's methods; what it raises names the method and what it was given."""
+    try:
+        return method(*arguments, **keywords)
+    except NotDefined:
+        raise
+    except Exception as error:  # whatever somebody's code raises
+        given = " and ".join(f"{a.dtype} {tuple(a.shape)}" for a in arguments) or ", ".join(f"{k}=…" for k in keywords)
+        raise ValueError(f"{name}: called with {given} it raised {type(error).__name__}: {error}") from error
+
+
+def _check_posterior(q, count: int) -> None:
+    hint = "return vaenb.models.DiagonalGaussian(mean, logvar)"
+    missing = [name for name in ("mean", "stddev", "rsample", "log_prob", "__getitem__") if not hasattr(q, name)]
+    if isinstance(q, (tuple, list, dict, Tensor)) or missing:
+        lacks = f" without {', '.join(missing).replace('__getitem__', '[index]')}" if missing else ""
+        raise TypeError(
+            f"posterior: a distribution with mean, stddev, rsample, log_prob, kl and [index] expected, got "
+            f"{type(q).__name__}{lacks}; {hint}"
+        )
+    for name in ("mean", "stddev"):
+        value = getattr(q, name)
+        if isinstance(value, Tensor) and value.ndim > 2:
+            raise ValueError(
+                f"posterior.{name}: flat latents (N, D) expected, got {tuple(value.shape)}; use .flatten(1), and "
+                f"z.unflatten(1, {tuple(value.shape[1:])}) first in decode"
+            )
+        _check_batch(value, f"posterior.{name}", dims=2, shape="flat latents (N, D)")
+        if len(value) != count or value.shape != q.mean.shape:
+            raise ValueError(f"posterior.{name}: a row for each of {count} images expected, got {tuple(value.shape)}")
+    if (q.stddev < 0).any():
+        raise ValueError(f"posterior.stddev: not negative expected, got {q.stddev.min():.4g}; is it the log variance?")
+    first, second = (_called("posterior.rsample", q.rsample, generator=torch.Generator().manual_seed(0)) for _ in "ab")
+    if first.shape != q.mean.shape or not torch.equal(first, second):
+        what = "the same seed gave two draws" if first.shape == q.mean.shape else f"got shape {tuple(first.shape)}"
+        raise ValueError(f"posterior.rsample: one draw (N, D) from generator=… expected, {what}; {hint}")
+
+
+def _check_decoded(images, x: Tensor) -> None:
+    if not isinstance(images, Tensor):
+        raise TypeError(
+            f"decode: a tensor of images expected, got {type(images).__name__}; return the tensor in it, such as "
+            ".sample (diffusers) or .reconstruction (pythae)"
+        )
+    if images.shape != x.shape:
+        size = "flat pixels need .view(-1, C, H, W)" if images.ndim == 2 else "is it the images' size and channels?"
+        raise ValueError(f"decode: images {tuple(x.shape)}, as x, expected, got {tuple(images.shape)}; {size}")
+    try:
+        check_images(images, "decode")
+    except ValueError as error:
+        logits = images.detach().isfinite().all() and images.detach().min() < -1.01
+        raise ValueError(f"{error}{'; these look like logits: use .sigmoid()' if logits else ''}") from None
+
+
+def _check_values(value, name: str, count: int) -> None:
+    if not isinstance(value, Tensor) or value.shape != (count,):
+        got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        many = isinstance(value, Tensor) and value.ndim > 1
+        hint = "use .flatten(1).sum(1)" if many else "sum over pixels or dimensions, never over the images"
+        raise ValueError(f"{name}: nats, one number for each image, ({count},), expected, got {got}; {hint}")
+    if not value.isfinite().all():
+        raise ValueError(f"{name}: finite nats expected, got {value.tolist()}")
 
 
 def _check_batch(x, name: str, *, dims: int, shape: str) -> None:

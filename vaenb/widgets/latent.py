@@ -16,7 +16,7 @@ class LatentAttackExplorer:
     """Drag the attack radius ε, its target, and the model (by β or by name), and watch a reconstruction break.
 
     `models` are keyed by β or by name; `curves` by (β or name, target) are `dd_curve`s of the latents of images `x`
-    (N, C, H, W), all of them over the same radii from 0 and with SSIM among the metrics. Moving a slider
+    (N, C, H, W), all of them over the same radii from 0, in `unit`, and with SSIM among the metrics. Moving a slider
     decodes at most one curve of one image.
     """
 
@@ -25,6 +25,8 @@ class LatentAttackExplorer:
         models: dict[float | str, LatentModel],
         curves: dict[tuple[float | str, str], DDCurve],
         x: Tensor,
+        *,
+        unit: str = "latent units",
     ) -> None:
         targets = list(dict.fromkeys(target for _, target in curves))
         if set(curves) != {(name, target) for name in models for target in targets} or not curves:
@@ -36,7 +38,7 @@ class LatentAttackExplorer:
             raise ValueError(f"curves: the same radii, and {len(x)} images as in x, expected in each")
         if any(c.radii[0] != 0 or "SSIM" not in c.values for c in curves.values()):
             raise ValueError("curves: radii from 0 (the plain reconstruction) and SSIM among the metrics expected")
-        self.models, self.curves, self.x = models, curves, x
+        self.models, self.curves, self.x, self.unit = models, curves, x, unit
         wide = {"style": {"description_width": "11em"}, "layout": ipw.Layout(width="34em")}
         steps = [(f"{r:.3g}", k) for k, r in enumerate(first.radii.tolist())]
         self.eps = ipw.SelectionSlider(options=steps, description="attack radius ε", continuous_update=True, **wide)
@@ -73,14 +75,14 @@ class LatentAttackExplorer:
         values = {name: v[k, i].item() for name, v in curve.values.items()}
         shown = " · ".join(f"{name} <b>{value:.3f}</b>" for name, value in values.items())
         self.numbers.value = f"reconstruction against attacked reconstruction: {shown}"
-        self.curve.value = _curve_svg(curve, "SSIM", k, i).encode()
+        self.curve.value = _curve_svg(curve, "SSIM", k, i, self.unit).encode()
 
 
-def _curve_svg(curve: DDCurve, metric: str, k: int, i: int) -> str:
+def _curve_svg(curve: DDCurve, metric: str, k: int, i: int, unit: str) -> str:
     """Draw the mean curve, this image's curve and the point on it."""
     radii, values = curve.radii.tolist(), curve.values[metric]
     one, mean = values[:, i].tolist(), values.mean(1).tolist()
-    chart = Chart((radii[0], radii[-1]), (min(0.0, values.min().item()), 1.0), "attack radius ε (latent units)", metric)
+    chart = Chart((radii[0], radii[-1]), (min(0.0, values.min().item()), 1.0), f"attack radius ε ({unit})", metric)
     chart.line(radii, mean, "#999999", dashed=True)
     chart.line(radii, one, COLORS[0])
     chart.dot(radii[k], one[k])

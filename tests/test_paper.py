@@ -1,0 +1,160 @@
+"""`figures/`: the plan, what is kept of each run, and the lists and tables made from it."""
+
+import csv
+import json
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_notebook
+
+from vaenb import claims, data, paper, runs
+from vaenb.__main__ import main
+
+ROOT = Path(__file__).parents[1]
+FIGURES = ROOT / "figures"
+MANIFEST = json.loads((FIGURES / "manifest.json").read_text())
+
+
+# --- what is committed
+
+
+def test_the_manifest_is_what_the_folders_say():
+    assert json.loads(json.dumps(paper.manifest())) == MANIFEST
+
+
+def test_every_picture_is_in_the_manifest_and_every_entry_has_its_files():
+    listed = {f"{run['folder']}/{f[key]}" for run in MANIFEST for f in run["figures"] for key in ("file", "numbers")}
+    listed -= {f"{run['folder']}/None" for run in MANIFEST}
+    kept = {str(p.relative_to(FIGURES)) for ending in ("png", "csv") for p in FIGURES.rglob(f"*.{ending}")}
+    assert kept == listed
+
+
+def test_every_run_says_what_made_it():
+    for run in MANIFEST:
+        for key in ("notebook", "profile", "settings", "seeds", "data", "device", "versions", "started"):
+            assert run[key] is not None, f"{run['folder']}: no {key}"
+        assert (ROOT / "notebooks" / f"{run['notebook']}.ipynb").is_file()
+
+
+def test_every_notebook_has_a_run_with_a_figure():
+    drawn = {run["notebook"] for run in MANIFEST if run["figures"]}
+    assert drawn == {path.stem for path in (ROOT / "notebooks").glob("[0-9]*.ipynb")}
+
+
+def test_all_evidence_is_kept_in_one_file_and_gives_the_same_ledger(tmp_path):
+    kept = json.loads((FIGURES / "claims.json").read_text())
+    assert kept == json.loads(json.dumps(paper.evidence()))
+    (tmp_path / "claims.json").write_text(json.dumps(kept))
+    assert claims.table(claims.ledger([tmp_path])) == claims.table(claims.ledger([FIGURES]))
+
+
+def test_the_readme_has_the_ledger_of_the_evidence():
+    text = (ROOT / "README.md").read_text()
+    (shown,) = re.findall(r"<!-- ledger -->\n(.*?)<!-- end of ledger -->", text, re.DOTALL)
+    assert shown == paper.readme_ledger()
+
+
+def test_notebook_09_shows_the_ledger_of_the_evidence():
+    book = nbformat.read(ROOT / "notebooks" / "09_claims.ipynb", as_version=4)
+    shown = [
+        o["data"]["text/markdown"]
+        for c in book.cells
+        for o in c.get("outputs", [])
+        if "text/markdown" in o.get("data", {})
+    ]
+    rows = claims.ledger([FIGURES])
+    assert claims.summary(rows) in shown
+    for document in {r["document"] for r in rows}:
+        assert claims.table([r for r in rows if r["document"] == document], statements=True) in shown
+
+
+def test_the_plan_fits_the_notebooks(monkeypatch):
+    everything = {name for entry in paper.plan() for name in entry["needs"]}
+    monkeypatch.setattr(data, "available", lambda: sorted(everything))
+    for device in ("cpu", "cuda"):
+        jobs = paper.jobs(device=device)
+        assert len({job.folder for job in jobs}) == len(jobs) == len(paper.plan())
+    assert all("limit" not in job.parameters and "epochs" not in job.parameters for job in jobs)  # the documents' sizes
+
+
+# --- how it is made
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A project of one notebook with one figure, a plan, and a README."""
+    for name in ("figures", "notebooks"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setattr(claims, "project_folder", lambda: tmp_path)
+    monkeypatch.setattr(runs.plots, "chrome", lambda: None)
+    monkeypatch.setenv("VAENB_RUNS", str(tmp_path / "runs"))
+    parameters = 'profile: str = "quick"  # p\nbeta: float = 1.0  # b\nlimit: int = 0  # l'
+    records = """
+from vaenb import claims, plots
+import plotly.graph_objects as go
+run = claims.start_run("00_tiny", profile=profile, seeds=[0], data={}, settings={"beta": beta, "limit": limit})
+run.record("001.vulnerable", {"vae": claims.Estimate(beta, beta - 0.5, beta + 0.5)}, data="mnist")
+plots.save(go.Figure(go.Scatter(x=[1, 2], y=[beta, 3], name="curve")), run.folder, "curve")
+print("said")
+"""
+    cells = [
+        new_code_cell(parameters, id="parameters", metadata={"tags": ["parameters"]}),
+        new_code_cell(records, id="records"),
+    ]
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    nbformat.write(new_notebook(cells=cells, metadata=kernel), tmp_path / "notebooks" / "00_tiny.ipynb")
+    entry = {"folder": "00_tiny-mnist", "notebook": "00_tiny", "needs": [], "parameters": {"beta": 2}}
+    entry |= {"cpu": {"limit": 5}, "figures": {"curve": "001, Table 1"}}
+    missing = entry | {"folder": "00_tiny-svhn", "needs": ["no_such_set"]}
+    (tmp_path / "figures" / "plan.json").write_text(json.dumps([entry, missing]))
+    (tmp_path / "README.md").write_text("# Tiny\n<!-- ledger -->\nold\n<!-- end of ledger -->\nend\n")
+    return tmp_path
+
+
+def test_the_paper_profile_runs_what_has_data_and_keeps_what_it_found(project, capsys):
+    assert main(["paper", "--workers", "1"]) == 0
+    said = capsys.readouterr().out
+    assert "left out: 00_tiny-svhn, as no_such_set is not at hand" in said
+    assert "not timed yet" in said and "1 runs, of which 0 are finished" in said
+    kept = project / "figures" / "00_tiny-mnist"
+    about = json.loads((kept / "run.json").read_text())
+    assert about["parameters"] == {"profile": "paper", "beta": 2.0, "limit": 5} and about["seconds"] > 0
+    with (kept / "curve.csv").open(newline="") as file:
+        assert [(r["series"], r["x"], r["y"]) for r in csv.DictReader(file)] == [
+            ("curve", "1", "2.0"),
+            ("curve", "2", "3"),
+        ]
+    assert (kept / "printed.txt").read_text() == "said\n"
+    (evidence,) = json.loads((project / "figures" / "claims.json").read_text())
+    assert evidence["claim"] == "001.vulnerable" and evidence["cells"]["vae"]["effect"] == 2.0
+    readme = (project / "README.md").read_text()
+    assert "| 001 | 12 |" in readme and "old" not in readme and readme.endswith("<!-- end of ledger -->\nend\n")
+    assert main(["paper", "--workers", "1"]) == 0  # nothing is left to run, and the same is kept
+    assert "1 runs, of which 1 are finished" in capsys.readouterr().out
+    assert json.loads((kept / "run.json").read_text()) == about
+
+
+def test_the_estimate_is_what_the_same_run_took(project):
+    kept = project / "figures" / "00_tiny-mnist"
+    kept.mkdir()
+    (job,) = paper.jobs()
+    (kept / "run.json").write_text(json.dumps({"parameters": job.parameters, "seconds": 7200.0}))
+    assert "2.0 h" in paper.estimate([job], workers=2)
+    (job,) = paper.jobs(device="cuda")  # other sizes: what the small ones took says nothing
+    assert "not timed yet" in paper.estimate([job], workers=2)
+
+
+def test_what_can_not_be_kept_is_told(project, capsys):
+    with pytest.raises(ValueError, match="notebooks: 17_other is not a numbered notebook"):
+        paper.jobs([Path("notebooks/17_other.ipynb")])
+    stray = project / "runs" / "stray"
+    stray.mkdir(parents=True)
+    (stray / "run.json").write_text(json.dumps({"notebook": "00_tiny", "parameters": {"beta": 9.0}}))
+    assert main(["collect", str(stray)]) == 1
+    assert "figures/plan.json names no run of 00_tiny with its parameters" in capsys.readouterr().err
+    (job,) = paper.jobs()
+    (stray / "run.json").write_text(json.dumps({"notebook": "00_tiny", "parameters": job.parameters}))
+    assert main(["collect", str(stray)]) == 1
+    assert "there is no curve.plotly.json" in capsys.readouterr().err

@@ -1,0 +1,35 @@
+"""Plotly figures, one function a figure, in one style; and saving them with a picture and their numbers beside."""
+
+from vaenb.plots.audit import audit_page
+from vaenb.plots.charts import bars, binned, histograms, intervals, latent_map, lines, reliability, scatter
+from vaenb.plots.curves import chain_path, dd_curves
+from vaenb.plots.ledger import claim_slider, margins, verdicts
+from vaenb.plots.pictures import attack_slider, image_slider, images
+from vaenb.plots.saving import chrome, numbers, save
+from vaenb.plots.style import COLORS, TEMPLATE, tile
+
+__all__ = [
+    "COLORS",
+    "TEMPLATE",
+    "attack_slider",
+    "audit_page",
+    "bars",
+    "binned",
+    "chain_path",
+    "chrome",
+    "claim_slider",
+    "dd_curves",
+    "histograms",
+    "image_slider",
+    "images",
+    "intervals",
+    "latent_map",
+    "lines",
+    "margins",
+    "numbers",
+    "reliability",
+    "save",
+    "scatter",
+    "tile",
+    "verdicts",
+]
