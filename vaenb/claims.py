@@ -56,6 +56,13 @@ class Claim:
     published: str = ""
 
     @property
+    def bounded(self) -> str:
+        """What is claimed of the statistic, in words, such as "greater than 0.1"."""
+        words = {"greater": "greater than", "less": "less than", "equivalent": "0 within ±"}
+        words |= {"not_less": "not less than", "not_greater": "not greater than"}
+        return f"{words[self.kind]} {self.bound:g}".replace("± ", "±")
+
+    @property
     def document(self) -> str:
         """The document's short name: "000", "002a", or "joint" for a claim that joins two of them."""
         return self.id.split(".")[0]
@@ -310,15 +317,16 @@ def table(rows: list[dict], *, statements: bool = False) -> str:
     """Lay ledger rows out as Markdown: what a document found, and what came out here.
 
     Of several cells it shows the weakest, the one the verdict hangs on; the document's number is "–" where it has none.
-    With `statements`, which are too long for a terminal, each claim stands in words.
+    With `statements`, which are too long for a terminal, each claim stands in words, with its statistic and bound.
     """
     lines = [("claim", "verdict", "document / here [95 %]", "data", "seeds", "notebook")]
     if statements:
-        lines = [("claim", "what it says", *lines[0][1:])]
+        lines = [("claim", "what it says", "measured as", *lines[0][1:])]
     for r in rows:
         seeds = ", ".join(map(str, r["seeds"]))
-        both = f"{_claim(r['claim']).published or '–'} / {_effect(r) or '–'}"
-        said = (r["statement"],) if statements else ()
+        claim = _claim(r["claim"])
+        both = f"{claim.published or '–'} / {_effect(r) or '–'}"
+        said = (claim.statement, f"{claim.statistic}: {claim.bounded}") if statements else ()
         line = (r["claim"], *said, r["verdict"], both, _data(r), seeds, r["notebook"])
         lines.append(tuple(text.replace("|", "\\|") for text in line))
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]

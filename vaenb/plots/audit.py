@@ -26,7 +26,7 @@ def audit_page(report: Report, *, title: str = "") -> go.Figure:
         "Foreign images",
         "The latents",
     )
-    room = {"column_widths": [0.29, 0.355, 0.355], "vertical_spacing": 0.24, "horizontal_spacing": 0.13}
+    room = {"column_widths": [0.36, 0.32, 0.32], "vertical_spacing": 0.22, "horizontal_spacing": 0.11}
     fig = make_subplots(2, 3, subplot_titles=panels, **room)
     _audit_pictures(fig, report.pictures)
     for column, (name, unit) in enumerate(_AUDIT_UNITS.items(), start=2):
@@ -34,7 +34,7 @@ def audit_page(report: Report, *, title: str = "") -> go.Figure:
     _audit_estimates(fig, report)
     _audit_scale(fig, report)
     above = {"orientation": "h", "yanchor": "bottom", "font": {"size": 12}}
-    places = {"legend": (0.36, 1), "legend2": (0.36, 0.38), "legend3": (0.74, 0.38)}
+    places = {"legend": (0.5, 1), "legend2": (0.42, 0.39), "legend3": (0.76, 0.39)}
     fig.update_layout({name: above | {"x": x, "y": y} for name, (x, y) in places.items()}, template=TEMPLATE)
     fig.update_annotations(font_size=14, selector=lambda a: a.text in panels, yshift=24)
     fig.update_xaxes(title_font_size=13, title_standoff=8, tickfont_size=12)
@@ -48,10 +48,13 @@ _AUDIT_UNITS = {"latent": "radius ε / spread of the codes", "encoder": "radius 
 
 def _audit_line(report: Report) -> str:
     """Clean quality, the areas under attack, and sizes, as a line of text."""
-    names = {"ELBO (nats)": "ELBO", "reconstruction MSE": "MSE", "reconstruction SSIM": "SSIM"}
+    names = {"ELBO (nats)": "ELBO in nats", "reconstruction MSE": "MSE", "reconstruction SSIM": "SSIM"}
     clean = {shown: report.estimates["clean quality"][name] for name, shown in names.items()}
     areas = {f"AADDC {kind}": report.estimates[f"{kind} attack"]["AADDC"] for kind in _AUDIT_UNITS}
-    shown = [f"{n} {e.effect:.4g}" if isinstance(e, Estimate) else f"no {n}" for n, e in (clean | areas).items()]
+    shown = [
+        f"{n} {e.effect:.3g}".replace("-", "−") if isinstance(e, Estimate) else f"no {n}"
+        for n, e in (clean | areas).items()
+    ]
     sizes = report.settings
     return " · ".join([*shown, f"{sizes['images']} images, {sizes['attacked']} attacked", f"D = {sizes['latent_dim']}"])
 
@@ -82,9 +85,9 @@ def _audit_estimates(fig: go.Figure, report: Report) -> None:
     (repair,) = (found for section, found in report.estimates.items() if section.startswith("HMC"))
     ends = {", attacked": "attacked", "… attacked, repaired": "repaired", "… clean image through HMC": "clean, HMC"}
     found = {shown: e for measure, e in repair.items() for end, shown in ends.items() if measure.endswith(end)}
-    _audit_dots(fig, {"": found or repair}, "SSIM to the clean one", 1)
+    _audit_dots(fig, {"": found or repair}, "SSIM to the clean reconstruction", 1)
     sets = {s.removeprefix("outside: "): f for s, f in report.estimates.items() if s.startswith("outside")}
-    _audit_dots(fig, sets or {"": {"none given": "not measured"}}, "AUROC (½: a coin)", 2)
+    _audit_dots(fig, sets or {"": {"none given": "not measured"}}, "AUROC (left of ½: looks familiar)", 2)
     fig.add_vline(0.5, line={"dash": "dash", "color": "#888888", "width": 1}, row=2, col=2)
 
 

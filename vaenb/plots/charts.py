@@ -84,8 +84,12 @@ def lines(
     fig.update_layout(title=title, xaxis_title=x, yaxis_title=y, width=820, height=440, template=TEMPLATE)
     if log_x:
         ticks = torch.cat([p for p, _ in series.values()]).unique()
-        powers = {"dtick": 1, "exponentformat": "power"}
-        fig.update_xaxes(type="log", **({"tickvals": plain(ticks)} if len(ticks) <= 9 else powers))
+        if len(ticks) > 9:
+            ticks = torch.cat([m * 10.0 ** torch.arange(-9, 10) for m in ((1,) if ratio > 300 else (1, 2, 5))]).sort()[
+                0
+            ]
+            ticks = ticks[(ticks >= first) & (ticks <= last)]
+        fig.update_xaxes(type="log", tickvals=plain(ticks), exponentformat="power")
     return fig
 
 

@@ -72,10 +72,10 @@ def claim_slider(rows: list[dict]) -> go.Figure:
     fig = go.Figure(frames[first].data, frames=frames)
     still = {"mode": "immediate", "frame": {"duration": 0, "redraw": True}, "transition": {"duration": 0}}
     steps = [{"label": f.name, "method": "animate", "args": [[f.name], still]} for f in frames]
-    slider = {"steps": steps, "active": first, "currentvalue": {"prefix": "claim "}, "pad": {"t": 60}, "ticklen": 0}
+    slider = {"steps": steps, "active": first, "currentvalue": {"prefix": "claim "}, "pad": {"t": 90}, "ticklen": 0}
     slider |= {"font": {"color": "rgba(0,0,0,0)"}, "minorticklen": 0}
     slider["currentvalue"]["font"] = {"color": "#222222", "size": 14}
-    fig.update_layout(frames[first].layout, sliders=[slider], width=900, height=760, template=TEMPLATE)
+    fig.update_layout(frames[first].layout, sliders=[slider], width=900, height=790, template=TEMPLATE)
     return fig.update_layout(showlegend=False, margin={"l": 330, "t": 120}, title_font_size=15)
 
 
@@ -96,7 +96,7 @@ def _claim_frame(row: dict) -> go.Frame:
     line = {"x": [v for b in bounds for v in (b, b, None)], "y": [-0.5, len(cells) - 0.5, None] * len(bounds)}
     drawn = go.Scatter(x=effects, y=places, error_x=error, mode="markers", marker=marker, name=row["claim"])
     bound = go.Scatter(**line, mode="lines", line={"dash": "dash", "color": "#555555", "width": 1}, name="bound")
-    title = f"{'<br>'.join(textwrap.wrap(claim.statement, 62))}<br>{row['verdict']} ({claim.kind} {claim.bound:g})"
+    title = f"{'<br>'.join(textwrap.wrap(claim.statement, 62))}<br>{row['verdict']} (claimed: {claim.bounded})"
     reach = [*bounds, *(v for c in cells for v in (c["low"], c["high"], c["effect"]))]
     room = 0.05 * (max(reach) - min(reach) or 1)
     axis = {"tickvals": places, "ticktext": [n if len(n) < 48 else f"{n[:46]}…" for n in names]}

@@ -1,5 +1,6 @@
 """Grids of images, and images under a slider that needs no kernel."""
 
+import textwrap
 from collections.abc import Sequence
 from itertools import cycle
 
@@ -19,14 +20,16 @@ def images(rows: dict[str, Tensor], *, columns: list[str] | None = None, title: 
     ((count, _, height, width),) = shapes
     fig = go.Figure(picture_of(tile(list(rows.values()))))
     cell_x, cell_y = width + 4, height + 4
-    fig.update_xaxes(
-        tickvals=[(i + 0.5) * cell_x for i in range(count)] if columns else [], ticktext=columns or [], side="top"
-    )
+    scale = min(2.6, 900 / (count * cell_x))
+    wide = max(4, int(cell_x * scale / 8))  # letters over one image: a longer label would be turned, into the title
+    heads = ["<br>".join(textwrap.wrap(c, wide, break_long_words=False)) for c in columns or []]
+    places = [(i + 0.5) * cell_x for i in range(count)] if columns else []
+    fig.update_xaxes(tickvals=places, ticktext=heads, tickangle=0, side="top")
     fig.update_yaxes(tickvals=[(i + 0.5) * cell_y for i in range(len(rows))], ticktext=list(rows))
     bare_axes(fig)
-    scale = min(2.6, 900 / (count * cell_x))
     label = 8 * max(map(len, rows))
-    top = (40 if title else 10) + (30 if columns else 0)
+    lines_above = max((head.count("<br>") + 1 for head in heads), default=0)
+    top = (40 if title else 10) + (12 + 18 * lines_above if columns else 0)
     return fig.update_layout(
         title=title,
         width=int(count * cell_x * scale) + label + 40,
