@@ -298,6 +298,22 @@ class Forgetful(DiagonalGaussian):
             "log_likelihood: .*never over",
         ),
         (Wrong(log_likelihood=lambda x, z: z.sum(1) / 0), ValueError, "log_likelihood: finite nats expected"),
+        (
+            Wrong(log_likelihood=lambda x, z: good.log_likelihood(x, z).detach()),
+            ValueError,
+            "log_likelihood: HMC needs its gradient in z",
+        ),
+        (Wrong(log_prior=lambda z: good.log_prior(z).detach()), ValueError, "log_prior: HMC needs its gradient"),
+        (
+            Wrong(log_likelihood=lambda x, z: good.log_likelihood(x, z).mean().expand(len(x))),
+            ValueError,
+            "log_likelihood: .*for an image alone and .* in a batch",
+        ),
+        (
+            Wrong(log_prior=lambda z: good.log_prior(z) + torch.randn(len(z))),
+            ValueError,
+            "log_prior: .*leave out what mixes a batch",
+        ),
         (Wrong(log_likelihood=lambda x: x.sum()), ValueError, "log_likelihood: called with .*TypeError"),
     ],
 )
@@ -331,8 +347,8 @@ def test_a_point_posterior_needs_no_density(x):
         ({"outside": {"a": torch.rand(4, 1, 8, 8) + 1}}, r"outside\['a'\]: pixels in \[0, 1\]"),
         ({"attacked": 1}, "attacked: two images or more"),
         ({"steps": 0}, "steps: a whole number"),
-        ({"multiples": (0.5, 1.0)}, "multiples: radii from 0"),
-        ({"deltas": (0.0, -0.1)}, "radii: finite, increasing"),
+        ({"multiples": (0.5, 1.0)}, "multiples: two radii or more, rising from 0"),
+        ({"deltas": (0.0, 0.2, 0.1)}, "deltas: two radii or more, rising from 0"),
     ],
 )
 def test_wrong_arguments_are_named(arguments, match, model, x):
@@ -394,3 +410,15 @@ def test_the_explorer_takes_curves_in_spreads(model, x, report):
     assert "attack radius ε (spreads)" in bytes(explorer.curve.value).decode()
     explorer.eps.index = len(MULTIPLES) - 1
     assert f"SSIM <b>{curve.values['SSIM'][-1, 0]:.3f}</b>" in explorer.numbers.value
+
+
+def test_a_flat_prior_keeps_the_contract():
+    check_contract(Wrong(log_prior=lambda z: torch.zeros(len(z))), torch.rand(3, 1, 8, 8, generator=seeded()))
+
+
+def test_strangers_of_another_dtype_are_refused_at_the_door():
+    x = torch.rand(4, 1, 8, 8, generator=seeded())
+    with pytest.raises(ValueError, match=r"outside\['d'\]: torch.float32 on cpu, as x, expected, got torch.float64"):
+        audit(good, x, outside={"d": x.double()}, progress=False)
+    with pytest.raises(TypeError, match="outside: a dict of image sets by name expected, got list"):
+        audit(good, x, outside=[x], progress=False)

@@ -140,7 +140,7 @@ def test_the_estimate_is_what_the_same_run_took(project):
     kept = project / "figures" / "00_tiny-mnist"
     kept.mkdir()
     (job,) = paper.jobs()
-    (kept / "run.json").write_text(json.dumps({"parameters": job.parameters, "seconds": 7200.0}))
+    (kept / "run.json").write_text(json.dumps({"notebook": "00_tiny", "parameters": job.parameters, "seconds": 7200}))
     assert "2.0 h" in paper.estimate([job], workers=2)
     (job,) = paper.jobs(device="cuda")  # other sizes: what the small ones took says nothing
     assert "not timed yet" in paper.estimate([job], workers=2)
@@ -157,4 +157,48 @@ def test_what_can_not_be_kept_is_told(project, capsys):
     (job,) = paper.jobs()
     (stray / "run.json").write_text(json.dumps({"notebook": "00_tiny", "parameters": job.parameters}))
     assert main(["collect", str(stray)]) == 1
+    assert "there is no 00_tiny.ipynb in it, so the run is not finished" in capsys.readouterr().err
+    (stray / "00_tiny.ipynb").write_text((project / "notebooks" / "00_tiny.ipynb").read_text())
+    assert main(["collect", str(stray)]) == 1
     assert "there is no curve.plotly.json" in capsys.readouterr().err
+    (stray / "run.json").write_text("[1]")
+    assert main(["collect", str(stray)]) == 1
+    assert "a JSON object expected, got list" in capsys.readouterr().err
+    assert not (project / "figures" / "00_tiny-mnist").exists()
+    with pytest.raises(ValueError, match="device: cpu or cuda expected, got 'CPU'"):
+        paper.jobs(device="CPU")
+    (project / "figures" / "plan.json").write_text('[{"folder": "x"}]')
+    with pytest.raises(ValueError, match=r"plan.json: a list of objects, each with cpu, figures"):
+        paper.jobs()
+
+
+def test_a_damaged_claims_file_never_replaces_a_good_one(project):
+    assert main(["paper", "--workers", "1"]) == 0
+    (job,) = paper.jobs()
+    kept = (project / "figures" / "claims.json").read_text()
+    (job.folder / "claims.json").write_text("{")
+    with pytest.raises(ValueError, match=r"claims.json is damaged"):
+        paper.collect(job.folder)
+    paper.remake()
+    assert (project / "figures" / "claims.json").read_text() == kept
+
+
+def test_what_can_not_be_kept_stops_no_other_run_and_readers_run_last_and_again(project, capsys):
+    plan = json.loads((project / "figures" / "plan.json").read_text())
+    tiny = nbformat.read(project / "notebooks" / "00_tiny.ipynb", as_version=4)
+    tiny.cells[1].source = tiny.cells[1].source.replace("00_tiny", "01_other")
+    nbformat.write(tiny, project / "notebooks" / "01_other.ipynb")
+    tiny.cells[0].source, tiny.cells[1].source = (
+        "folders: list = []  # where",
+        'from pathlib import Path\nprint(Path("../figures/claims.json").read_text().count("effect"))',
+    )
+    nbformat.write(tiny, project / "notebooks" / "09_reader.ipynb")
+    other = {**plan[0], "notebook": "01_other", "folder": "01_other", "figures": {"nosuch": ""}}
+    reader = {**plan[0], "notebook": "09_reader", "folder": "09_reader", "figures": {}, "cpu": {}, "parameters": {}}
+    (project / "figures" / "plan.json").write_text(json.dumps([other, plan[0], reader]))
+    assert main(["paper", "--workers", "1"]) == 1
+    assert "there is no nosuch.plotly.json" in capsys.readouterr().err
+    assert (project / "figures" / "09_reader" / "printed.txt").read_text() == "1\n"  # after 00_tiny's one cell
+    (project / "figures" / "plan.json").write_text(json.dumps([{**other, "figures": {"curve": ""}}, plan[0], reader]))
+    assert main(["paper", "--workers", "1"]) == 0
+    assert (project / "figures" / "09_reader" / "printed.txt").read_text() == "2\n"

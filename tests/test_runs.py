@@ -1,6 +1,7 @@
 """`vaenb run`: parameters are checked, results land in their folder, and a failure is told with its cell."""
 
 import json
+from pathlib import Path
 
 import nbformat
 import pytest
@@ -75,6 +76,36 @@ def test_the_command_says_where_things_are_and_what_was_found(notebook, capsys):
     assert shown.count("not measured") == len(unmeasured) < 51  # the evidence kept in figures/ is shown, too
     (row,) = (r for r in claims.ledger() if r["claim"] == "001.vulnerable")
     assert any(c["notebook"] == "tiny" and c["effect"] == 1 for c in row["cells"])
+
+
+def test_the_notebooks_own_folder_is_no_place_for_results(notebook, capsys):
+    source = notebook.read_bytes()
+    assert main(["run", str(notebook), "-o", str(notebook.parent)]) == 1
+    assert "holds the notebook itself" in capsys.readouterr().err
+    assert notebook.read_bytes() == source
+
+
+def test_what_is_no_notebook_is_told(tmp_path, capsys):
+    (tmp_path / "x.ipynb").write_text('{"cells": 3}')
+    assert main(["run", str(tmp_path / "x.ipynb")]) == 1
+    assert "can't be read as one" in capsys.readouterr().err
+
+
+def test_a_finished_run_can_be_left_as_it_is(notebook):
+    folder = runs.run(notebook, {"beta": 4})
+    before = (folder / "tiny.ipynb").stat().st_mtime_ns
+    assert runs.run(notebook, {"beta": 4}, again=False) == folder
+    assert (folder / "tiny.ipynb").stat().st_mtime_ns == before
+    runs.run(notebook, {"beta": 4})
+    assert (folder / "tiny.ipynb").stat().st_mtime_ns > before
+
+
+def test_named_folders_are_the_same_in_the_kernel(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("VAENB_CACHE", "models")
+    monkeypatch.setenv("VAENB_DATA", "~/sets")
+    monkeypatch.delenv("VAENB_RUNS", raising=False)
+    assert runs.named_folders() == {"VAENB_CACHE": str(tmp_path / "models"), "VAENB_DATA": str(Path.home() / "sets")}
 
 
 def test_a_missing_notebook_is_named(capsys):

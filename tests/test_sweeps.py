@@ -180,6 +180,21 @@ def test_a_wrong_grid_is_refused_before_anything_runs(notebook, values, message)
     assert not claims.runs_folder().exists()
 
 
+def test_a_run_with_other_parameters_under_the_same_name_is_not_finished(notebook):
+    (job,) = sweeps.grid(notebook, {"beta": [1]})
+    assert dict(sweeps.execute([job], workers=1)) == {job: None}
+    about = json.loads((job.folder / "run.json").read_text())
+    (job.folder / "run.json").write_text(json.dumps(about | {"parameters": {"beta": "1.0"}}))
+    assert not job.finished
+    (job.folder / "run.json").write_text("[1]")
+    assert not job.finished
+
+
+def test_one_value_in_two_spellings_is_refused(notebook):
+    with pytest.raises(ValueError, match="parameter 'beta': one value or more, each once"):
+        sweeps.grid(notebook, {"beta": [1, 1.0]})
+
+
 def test_other_wrong_calls_are_told(notebook, capsys):
     assert main(["sweep", str(notebook), "-p", "beta", "1", "-p", "beta", "2"]) == 1
     assert "parameter 'beta': it is given twice" in capsys.readouterr().err

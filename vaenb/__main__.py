@@ -15,15 +15,20 @@ def main(arguments: list[str] | None = None) -> int:
     if options.command == "claims":
         print(claims.table(claims.ledger()))
         return 0
-    from vaenb import runs  # papermill is part of the lab extra, not of the core
-
+    try:
+        from vaenb import runs
+    except ModuleNotFoundError as error:  # papermill and its like are part of the lab extra, not of the core
+        print(f"vaenb: {error}; notebooks need pip install 'vaenb[lab]'", file=sys.stderr)
+        return 1
     try:
         return _COMMANDS[options.command](options)
     except (OSError, ValueError, runs.RunFailed) as error:
         print(f"vaenb: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("vaenb: interrupted; what is finished is kept, and the same command goes on from there", file=sys.stderr)
+        goes_on = options.command in ("sweep", "paper")
+        kept = "; what is finished is kept, and the same command goes on from there" if goes_on else ""
+        print(f"vaenb: interrupted{kept}", file=sys.stderr)
         return 130
 
 

@@ -98,7 +98,7 @@ def audit(
     with the reason. `check_contract` comes first. Raises ValueError or TypeError for a model or images that don't fit.
     """
     _check(x, outside or {}, attacked, multiples, deltas, steps, restarts)
-    check_contract(model, x[: min(3, len(x))])
+    check_contract(model, x[:3])
     x, few, rng = x.detach(), x[:attacked].detach(), lambda: torch.Generator().manual_seed(seed)
     search = {"steps": steps, "restarts": restarts}
     estimates: dict[str, dict[str, Estimate | str]] = {}
@@ -314,6 +314,8 @@ def _shown(e: Estimate | str) -> str:
 
 def _check(x, outside: Mapping[str, Tensor], attacked: int, multiples, deltas, steps: int, restarts: int) -> None:
     check_images(x)
+    if not isinstance(outside, Mapping):
+        raise TypeError(f"outside: a dict of image sets by name expected, got {type(outside).__name__}")
     if len(x) < 2 or x.shape[1] not in (1, 3) or min(x.shape[2:]) < 6:
         raise ValueError(
             "x: two images or more of one or three channels and at least six pixels a side (for SSIM) expected, got "
@@ -321,6 +323,9 @@ def _check(x, outside: Mapping[str, Tensor], attacked: int, multiples, deltas, s
         )
     for name, images in outside.items():
         check_images(images, f"outside[{name!r}]")
+        if (images.dtype, images.device) != (x.dtype, x.device):
+            got = f"{images.dtype} on {images.device}"
+            raise ValueError(f"outside[{name!r}]: {x.dtype} on {x.device}, as x, expected, got {got}; use .to(x)")
         if images.shape[1:] != x.shape[1:] or len(images) < 2:
             raise ValueError(
                 f"outside[{name!r}]: two images or more of x's shape {tuple(x.shape[1:])} expected, got "
@@ -330,6 +335,6 @@ def _check(x, outside: Mapping[str, Tensor], attacked: int, multiples, deltas, s
     if attacked < 2:
         raise ValueError(f"attacked: two images or more expected, for an interval, got {attacked}")
     for name, radii in {"multiples": multiples, "deltas": deltas}.items():
+        if not isinstance(radii, (tuple, list)) or len(radii) < 2 or radii[0] != 0 or sorted(set(radii)) != list(radii):
+            raise ValueError(f"{name}: two radii or more, rising from 0, expected, got {radii}")
         _check_radii(torch.tensor(radii), at_least=2)
-        if radii[0] != 0:
-            raise ValueError(f"{name}: radii from 0 expected, as it is where the curve begins, got {list(radii)}")

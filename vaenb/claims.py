@@ -265,6 +265,7 @@ def start_run(
     data: the digest of each set by name. The folder is the argument, else VAENB_RUN, else `<runs>/<notebook>-<hash of
     settings, profile and seeds>`. An earlier run's claims there are cleared. Raises OSError naming the folder.
     """
+    load()  # now, and not at the first record, hours later: the package may be changed under a long run
     _check_profile(profile)
     if not notebook or Path(notebook).name != notebook:
         raise ValueError(f"notebook must be a plain name such as '03_defences', got {notebook!r}")
@@ -428,11 +429,18 @@ def _check_profile(profile: str):
 def read(path: Path) -> list[Evidence]:
     """Read one claims.json; a damaged file is named in a warning, and gives nothing."""
     try:
-        items = json.loads(path.read_text(encoding="utf-8"))
-        return [Evidence.from_json(item) for item in items]
-    except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
-        warnings.warn(f"{path} is damaged and skipped ({type(error).__name__}: {error})", stacklevel=2)
+        return read_strictly(path)
+    except (OSError, ValueError) as error:
+        warnings.warn(f"{error}; it is skipped", stacklevel=2)
         return []
+
+
+def read_strictly(path: Path) -> list[Evidence]:
+    """Read one claims.json. Raises OSError, or ValueError naming a damaged file."""
+    try:
+        return [Evidence.from_json(item) for item in json.loads(path.read_text(encoding="utf-8"))]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is damaged ({type(error).__name__}: {error})") from error
 
 
 def write_text(path: Path, text: str) -> None:

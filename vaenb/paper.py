@@ -9,6 +9,7 @@ was printed), `manifest.json` (every picture and what made it), `claims.json` (a
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 
 import nbformat
@@ -30,7 +31,13 @@ def figures_folder() -> Path:
 
 def plan() -> list[dict]:
     """Read `figures/plan.json`; a numbered notebook that it does not name gets a run with its own defaults."""
-    entries = json.loads((figures_folder() / "plan.json").read_text(encoding="utf-8"))
+    path, keys = figures_folder() / "plan.json", {"folder", "notebook", "needs", "parameters", "cpu", "figures"}
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} can't be read: {error}") from error
+    if not isinstance(entries, list) or not all(isinstance(e, dict) and set(e) == keys for e in entries):
+        raise ValueError(f"{path}: a list of objects, each with {', '.join(sorted(keys))}, expected")
     found = sorted((claims.project_folder() / "notebooks").glob("[0-9]*.ipynb"))
     unknown = {path.stem for path in found} - {entry["notebook"] for entry in entries}
     plain = {"needs": [], "parameters": {}, "cpu": {}, "figures": {}}
@@ -43,6 +50,8 @@ def jobs(notebooks: list[Path] | None = None, *, device: str = "cpu") -> list[Jo
 
     On "cpu" they have the plan's reduced sizes. Raises ValueError for a notebook that is not in the plan.
     """
+    if device not in ("cpu", "cuda"):
+        raise ValueError(f"device: cpu or cuda expected, got {device!r}")
     wanted = {Path(path).stem for path in notebooks or []}
     if unknown := wanted - {entry["notebook"] for entry in plan()}:
         raise ValueError(f"notebooks: {', '.join(sorted(unknown))} is not a numbered notebook of this project")
@@ -59,16 +68,21 @@ def jobs(notebooks: list[Path] | None = None, *, device: str = "cpu") -> list[Jo
 
 def estimate(jobs: list[Job], *, workers: int | None = None) -> str:
     """Say what would run, and how long it took where it was last measured (the seconds in `figures/`)."""
-    known = {json.dumps(r.get("parameters")): r.get("seconds") for r in _run_files()}
-    lines, total, timed, waiting = [], 0.0, 0, [job for job in jobs if not job.finished]
+    sweeps.check_workers(workers)
+    known, lines, times, waiting = _run_files(), [], [], [job for job in jobs if not job.finished]
     for job in waiting:
-        seconds = known.get(json.dumps(job.parameters)) if job.parameters else None
-        total, timed = total + (seconds or 0), timed + bool(seconds)
+        same = [r for r in known if (r.get("notebook"), r.get("parameters")) == (job.notebook.stem, job.parameters)]
+        seconds = same[0].get("seconds") if same else None
+        times += [seconds] if seconds else []
         lines.append(f"  {job.folder.name}: {_minutes(seconds) if seconds else 'not timed yet'}")
-    at_once = min(workers or os.cpu_count() or 1, len(waiting) or 1)
-    ends = f"{len(jobs)} runs, of which {len(jobs) - len(waiting)} are finished; {timed} of the rest were timed: "
-    ends += f"{_minutes(total)} of one thread, at best {_minutes(total / at_once)} on {at_once}"
-    return "\n".join([*lines, ends])
+    lines.append(
+        f"{len(jobs)} runs, of which {len(jobs) - len(waiting)} are finished; {len(times)} of the rest were timed"
+    )
+    if times:
+        at_once = min(workers or os.cpu_count() or 1, len(waiting))
+        least = max(sum(times) / at_once, *times)
+        lines.append(f"those take {_minutes(sum(times))} of one thread, on {at_once} at least {_minutes(least)}")
+    return "\n".join(lines)
 
 
 def run(jobs: list[Job], *, workers: int | None = None, scheduler: str | None = None) -> dict[Job, str]:
@@ -76,36 +90,56 @@ def run(jobs: list[Job], *, workers: int | None = None, scheduler: str | None = 
 
     Notebooks without a profile read what the others found, and run last. The same call goes on after an interrupt.
     """
-    errors: dict[Job, str] = {}
-    for stage in ([j for j in jobs if "profile" in j.parameters], [j for j in jobs if "profile" not in j.parameters]):
-        for job in [job for job in stage if job.finished]:
-            collect(job.folder)
-        remake()
-        for number, (job, error) in enumerate(sweeps.execute(stage, workers=workers, scheduler=scheduler), start=1):
+    found, readers = [j for j in jobs if "profile" in j.parameters], [j for j in jobs if "profile" not in j.parameters]
+    errors = {job: error for job in found if job.finished and (error := _kept(job))}
+    remake()
+    for stage in (found, readers):
+        for job in readers if stage is readers else []:
+            (job.folder / job.notebook.name).unlink(missing_ok=True)  # what it read before may have changed
+        for number, (job, failed) in enumerate(sweeps.execute(stage, workers=workers, scheduler=scheduler), start=1):
+            error = failed or _kept(job)
             errors |= {job: error} if error else {}
-            if not error:
-                collect(job.folder)
-                remake()
+            remake()
             print(f"{'failed' if error else 'finished'} ({number}): {job.folder.name}", flush=True)
     return errors
+
+
+def _kept(job: Job) -> str | None:
+    """Collect a job's folder, or say why it can't be: the other runs go on."""
+    try:
+        collect(job.folder)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"it ran, and can't be taken into figures/: {error}"
+    return None
 
 
 def collect(folder: Path) -> Path:
     """Take a finished run's main figures, numbers, claims, settings and printed text into its folder of `figures/`.
 
-    Raises ValueError where no run of the plan has this notebook and these parameters, or a main figure is missing.
+    The folder is replaced as a whole, when all of the new one is there. Raises ValueError where no run of the plan has
+    this notebook and these parameters, and where the run is not whole: its notebook, claims, or a main figure.
     """
     folder = Path(folder)
-    about = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    about = _read_run(folder / "run.json")
     same = [e for e in plan() for device in ("cpu", about.get("device", "cpu")) if _made_by(e, device, about)]
     if not same:
         raise ValueError(f"{folder}: figures/plan.json names no run of {about.get('notebook')} with its parameters")
+    notebook = folder / f"{same[0]['notebook']}.ipynb"
+    if not notebook.is_file():
+        raise ValueError(f"{folder}: there is no {notebook.name} in it, so the run is not finished")
     target = figures_folder() / same[0]["folder"]
+    part = target.with_name(f".{target.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
     for name in same[0]["figures"]:
-        _copy_figure(folder, target, name)
-    for name in ("claims.json", "run.json"):
-        claims.write_text(target / name, (folder / name).read_text(encoding="utf-8"))
-    claims.write_text(target / "printed.txt", _printed(folder / f"{same[0]['notebook']}.ipynb"))
+        _copy_figure(folder, part, name)
+    recorded = folder / "claims.json"  # a notebook need not record any
+    found = claims.read_strictly(recorded) if recorded.is_file() else []
+    claims.write_json(part / "claims.json", [e.to_json() for e in found])
+    claims.write_json(part / "run.json", about)
+    claims.write_text(part / "printed.txt", _printed(notebook))
+    shutil.rmtree(target, ignore_errors=True)
+    part.rename(target)
     return target
 
 
@@ -135,7 +169,8 @@ def manifest() -> list[dict]:
 
 def evidence() -> list[dict]:
     """All evidence of the folders of `figures/`, verdicts computed anew."""
-    return [e.to_json() for path in sorted(figures_folder().glob("*/claims.json")) for e in claims.read(path)]
+    paths = sorted(figures_folder().glob("*/claims.json"))
+    return [e.to_json() for path in paths for e in claims.read_strictly(path)]
 
 
 def readme_ledger() -> str:
@@ -177,11 +212,8 @@ def _copy_figure(folder: Path, target: Path, name: str) -> None:
     fig = pio.from_json(drawn.read_text(encoding="utf-8"))
     if not picture.is_file():
         plots.save(fig, folder, name)
-    target.mkdir(parents=True, exist_ok=True)
     if picture.is_file():  # there is none without a Chrome
-        part = target / f".{name}.part"
-        part.write_bytes(runs.fewer_colors(picture.read_bytes()))
-        part.replace(target / picture.name)
+        (target / picture.name).write_bytes(runs.fewer_colors(picture.read_bytes()))
     if rows := plots.numbers(fig):
         claims.write_csv(target / f"{name}.csv", rows)
 
@@ -199,8 +231,17 @@ def _figure(picture: Path, counterparts: dict[str, str]) -> dict:
 
 
 def _run_files() -> list[dict]:
-    paths = sorted(figures_folder().glob("*/run.json"))
-    return [{"folder": path.parent.name} | json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    return [{"folder": path.parent.name} | _read_run(path) for path in sorted(figures_folder().glob("*/run.json"))]
+
+
+def _read_run(path: Path) -> dict:
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    if not isinstance(about, dict):
+        raise ValueError(f"{path} is damaged: a JSON object expected, got {type(about).__name__}")
+    return about
 
 
 def _minutes(seconds: float) -> str:

@@ -14,6 +14,8 @@ from pathlib import Path
 import nbformat
 import papermill
 import psutil
+from filelock import FileLock
+from jupyter_client.kernelspec import NoSuchKernel
 from PIL import Image
 
 from vaenb import claims, plots
@@ -35,22 +37,33 @@ def run(
     *,
     folder: Path | str | None = None,
     progress: bool = True,
+    again: bool = True,
 ) -> Path:
     """Execute `notebook` with papermill and return the folder that holds its notebook, figures and claims.
 
     Parameter names are checked against the notebook's parameters cell, since papermill only warns of an unknown one;
     whole numbers become floats where the notebook's annotation says so. `folder` defaults to runs/<notebook>, with
     the given settings appended. What the run took (seconds; GiB of memory at its peak, the kernel with its children)
-    is added to run.json. Raises FileNotFoundError, ValueError, or RunFailed with the cell's error.
+    is added to run.json. What an earlier run left there is replaced from the start; not `again` leaves a finished run
+    as it is. Raises FileNotFoundError, ValueError, or RunFailed with the cell's error.
     """
     notebook = Path(notebook)
     parameters = checked(notebook, parameters or {})
     folder = Path(folder) if folder else claims.runs_folder() / folder_name(notebook, parameters)
+    if folder.resolve() == notebook.parent.resolve():
+        raise ValueError(f"folder: {folder} holds the notebook itself, and would get the executed one in its place")
     folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".lock"):  # another sweep may be at the same run: one after the other
+        if again or not finished(notebook, folder, parameters):
+            _execute(notebook, parameters, folder, progress)
+    return folder
+
+
+def _execute(notebook: Path, parameters: dict, folder: Path, progress: bool) -> None:
     part = folder / f"{notebook.stem}.part.ipynb"
     (folder / notebook.name).unlink(missing_ok=True)  # a folder with the notebook in it is a finished run
     quiet = {"progress_bar": progress, "store_widget_state": False}
-    with _environment(VAENB_RUN=str(folder.resolve()), PLOTLY_RENDERER=_renderer()), _cost() as cost:
+    with _environment(VAENB_RUN=str(folder.resolve()), PLOTLY_RENDERER=_renderer(), **named_folders()), _cost() as cost:
         try:
             papermill.execute_notebook(notebook, part, parameters, cwd=notebook.parent, **quiet)
         except papermill.PapermillExecutionError as error:
@@ -59,25 +72,36 @@ def run(
             ) from error
         except RuntimeError as error:
             raise KernelDied(f"the kernel of {notebook} died ({error}); see {part}") from error
-    _add_to_run_json(folder, {"parameters": parameters, **cost})
+        except NoSuchKernel as error:
+            raise RunFailed(f"{notebook}: {error}; its kernelspec names a kernel that is not installed") from error
+    _add_to_run_json(folder, {"parameters": parameters, **cost}, notebook.stem)
     part.replace(folder / notebook.name)
-    return folder
 
 
-def finished(notebook: Path | str, folder: Path) -> bool:
-    """Whether `folder` holds a whole run of the notebook as it is now: one whose code has changed since is not."""
+def finished(notebook: Path | str, folder: Path, parameters: dict) -> bool:
+    """Whether `folder` holds a whole run with these parameters of the notebook as it is now, code and all."""
     done = folder / Path(notebook).name
     try:
-        return done.is_file() and _code(done) == _code(Path(notebook))
-    except (ValueError, OSError, AttributeError, nbformat.ValidationError):  # a damaged file is not a run
+        same = json.loads((folder / "run.json").read_text(encoding="utf-8"))["parameters"] == parameters
+        return same and done.is_file() and _code(done) == _code(Path(notebook))
+    except (ValueError, OSError, AttributeError, KeyError, TypeError, nbformat.ValidationError):  # damaged: not a run
         return False
+
+
+def named_folders() -> dict[str, str]:
+    """The folders that the environment names, absolute, as a kernel has another current folder."""
+    names = ("VAENB_DATA", "VAENB_CACHE", "VAENB_RUNS")
+    return {name: str(Path(os.environ[name]).expanduser().absolute()) for name in names if os.environ.get(name)}
 
 
 def checked(notebook: Path, parameters: dict) -> dict:
     """Hold parameters against the notebook's parameters cell. Raises FileNotFoundError or ValueError."""
     if not notebook.is_file():
         raise FileNotFoundError(f"notebook: {notebook} does not exist")
-    known = papermill.inspect_notebook(str(notebook))
+    try:
+        known = papermill.inspect_notebook(str(notebook))
+    except (ValueError, TypeError, KeyError, AttributeError, nbformat.ValidationError) as error:
+        raise ValueError(f"notebook: {notebook} can't be read as one ({type(error).__name__}: {error})") from error
     for given in parameters:
         if given not in known:
             raise ValueError(f"parameter {given!r}: {notebook.name} has {', '.join(known) or 'no parameters cell'}")
@@ -153,13 +177,12 @@ def _code(notebook: Path) -> list[str]:
     ]
 
 
-def _add_to_run_json(folder: Path, more: dict) -> None:
+def _add_to_run_json(folder: Path, more: dict, notebook: str) -> None:
     """A notebook without `claims.start_run` has no run.json; it gets one of what is known."""
-    path = folder / "run.json"
-    known = {}
-    with suppress(OSError, ValueError):
-        known = json.loads(path.read_text(encoding="utf-8"))
-    claims.write_json(path, known | more)
+    known = {"notebook": notebook}
+    with suppress(OSError, ValueError, TypeError):
+        known |= json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    claims.write_json(folder / "run.json", known | more)
 
 
 @contextmanager

@@ -18,6 +18,8 @@ from tqdm.auto import tqdm
 
 from vaenb import claims, runs
 
+_ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")  # whatever the worker was started with
+
 
 @dataclass(frozen=True, eq=False)
 class Job:
@@ -29,7 +31,7 @@ class Job:
 
     @property
     def finished(self) -> bool:
-        return runs.finished(self.notebook, self.folder)
+        return runs.finished(self.notebook, self.folder, self.parameters)
 
 
 def grid(notebook: Path | str, values: dict[str, list], *, folder: Path | str | None = None) -> list[Job]:
@@ -39,14 +41,19 @@ def grid(notebook: Path | str, values: dict[str, list], *, folder: Path | str | 
     and a value that stands twice.
     """
     notebook, folder = Path(notebook).absolute(), Path(folder or claims.runs_folder()).absolute()
+    typed = {}
     for parameter, several in values.items():
-        if not several or len({json.dumps(v, default=str) for v in several}) < len(several):
+        typed[parameter] = [runs.checked(notebook, {parameter: value})[parameter] for value in several]
+        if not several or len({runs.folder_name(notebook, {parameter: v}) for v in typed[parameter]}) < len(several):
             raise ValueError(f"parameter {parameter!r}: one value or more, each once, expected, got {several}")
-    jobs = []
-    for combination in itertools.product(*values.values()):
-        parameters = runs.checked(notebook, dict(zip(values, combination, strict=True)))
-        jobs.append(Job(notebook, parameters, folder / runs.folder_name(notebook, parameters)))
-    return jobs
+    settings = [dict(zip(typed, combination, strict=True)) for combination in itertools.product(*typed.values())]
+    return [Job(notebook, runs.checked(notebook, s), folder / runs.folder_name(notebook, s)) for s in settings]
+
+
+def check_workers(workers: int | None) -> None:
+    """Refuse a number of workers below 1; None stands for one a core."""
+    if workers is not None and workers < 1:
+        raise ValueError(f"workers: a whole number ≥ 1 expected, got {workers}")
 
 
 def execute(
@@ -60,13 +67,12 @@ def execute(
     cancelled. Raises ValueError for workers < 1, OSError where no scheduler answers.
     """
     waiting = [job for job in jobs if not job.finished]
-    if workers is not None and workers < 1:
-        raise ValueError(f"workers: a whole number ≥ 1 expected, got {workers}")
+    check_workers(workers)
     if len({job.folder for job in jobs}) < len(jobs):
         raise ValueError("jobs: two of them have the same folder")
     if not waiting:
         return
-    here = {key: value for key, value in os.environ.items() if key.startswith("VAENB_")}
+    here = runs.named_folders()
     with _client(scheduler, min(workers or os.cpu_count() or 1, len(waiting))) as client:
         futures = {client.submit(_run, job, here, pure=False, retries=1, key=str(job.folder)): job for job in waiting}
         try:
@@ -90,6 +96,7 @@ def sweep(
     interrupt loses nothing that is finished; the same call goes on from there. Returns its path, and the errors of the
     runs that failed. Raises as `grid` and `execute` do.
     """
+    check_workers(workers)
     jobs = grid(notebook, values, folder=folder)
     errors: dict[Job, str] = {}
     table = jobs[0].folder.parent / f"{runs.folder_name(Path(notebook), values)}.csv"
@@ -117,7 +124,8 @@ def _rows(job: Job, error: str | None) -> list[dict]:
     status = "failed" if error else "finished" if job.finished else "waiting"
     about = {k: v if isinstance(v, (int, float, str)) else json.dumps(v) for k, v in job.parameters.items()}
     about |= {"status": status}
-    found = claims.read(job.folder / "claims.json") if status == "finished" else []
+    recorded = job.folder / "claims.json"  # a notebook need not record any
+    found = claims.read(recorded) if status == "finished" and recorded.is_file() else []
     columns = ("claim", "data", "cell", "effect", "low", "high", "n", "verdict", "seeds")
     cells = [{"claim": e.claim, **row, "seeds": " ".join(map(str, e.seeds))} for e in found for row in e.rows()]
     more = [dict.fromkeys(columns, "") | {key: cell[key] for key in columns} for cell in cells]
@@ -127,9 +135,9 @@ def _rows(job: Job, error: str | None) -> list[dict]:
 
 def _run(job: Job, variables: dict[str, str]) -> str | None:
     """On a worker: give the error of a run that will fail again; let dask try again what a dead kernel left."""
-    os.environ.update(variables)
+    os.environ.update(variables | dict.fromkeys(_ONE_THREAD, "1"))
     try:
-        runs.run(job.notebook, job.parameters, folder=job.folder, progress=False)
+        runs.run(job.notebook, job.parameters, folder=job.folder, progress=False, again=False)
     except runs.KernelDied:
         raise
     except (runs.RunFailed, OSError, ValueError) as error:

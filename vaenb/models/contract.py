@@ -161,8 +161,9 @@ def check_model(model) -> None:
 def check_contract(model, x: Tensor) -> None:
     """Call a model's four methods on images x (N, C, H, W), N ≥ 2, and refuse what breaks the contract.
 
-    Shapes, ranges, gradients, and that an image's results hang neither on its batch nor on chance; not whether the
-    densities are right. What raises NotDefined passes. Raises TypeError or ValueError, saying what to do.
+    Shapes, ranges, gradients in x and z, and that an image's reconstruction and densities hang neither on its batch
+    nor on chance; not whether the densities are right. What raises NotDefined passes. Raises TypeError or ValueError,
+    saying what to do.
     """
     check_model(model)
     check_images(x)
@@ -183,12 +184,18 @@ def check_contract(model, x: Tensor) -> None:
     if not images.requires_grad or not q.mean.requires_grad:
         name = "posterior(x).mean" if images.requires_grad else "decode(z)"
         raise ValueError(f"{name}: attacks need its gradient; take torch.no_grad(), .detach() or .data out of it")
-    densities = {"log_prior": (model.log_prior, z), "log_likelihood": (model.log_likelihood, x, z)}
-    for name, call in (densities | {"posterior.log_prob": (q.log_prob, z)}).items():
+    first = model.posterior(x[:1])
+    for name, whole, single in (
+        ("log_prior", (model.log_prior, z), (model.log_prior, z[:1])),
+        ("log_likelihood", (model.log_likelihood, x, z), (model.log_likelihood, x[:1], z[:1])),
+        ("posterior.log_prob", (q.log_prob, z), (first.log_prob, z[:1])),
+    ):
         try:
-            _check_values(_called(name, *call), name, len(x))
+            value, alone = _called(name, *whole), _called(name, *single)
         except NotDefined:
             continue
+        _check_values(value, name, len(x))
+        _check_density(value, alone, z, name)
 
 
 def check_images(x: Tensor, name: str = "x") -> None:
@@ -267,6 +274,18 @@ def _check_values(value, name: str, count: int) -> None:
         raise ValueError(f"{name}: nats, one number for each image, ({count},), expected, got {got}; {hint}")
     if not value.isfinite().all():
         raise ValueError(f"{name}: finite nats expected, got {value.tolist()}")
+
+
+def _check_density(value: Tensor, alone: Tensor, z: Tensor, name: str) -> None:
+    if not torch.allclose(alone, value[:1], rtol=1e-4, atol=1e-3):
+        raise ValueError(
+            f"{name}: {alone.item():.6g} nats for an image alone and {value[0].item():.6g} for it in a batch; leave "
+            "out what mixes a batch (a mean over it) or is random"
+        )
+    constant = value.detach().max() == value.detach().min()  # as a flat prior is
+    followed = value.requires_grad and torch.autograd.grad(value.sum(), z, allow_unused=True, retain_graph=True)[0]
+    if not constant and (followed is False or followed is None):
+        raise ValueError(f"{name}: HMC needs its gradient in z; take torch.no_grad(), .detach() or .data out of it")
 
 
 def _check_batch(x, name: str, *, dims: int, shape: str) -> None:
