@@ -336,7 +336,14 @@ def test_the_numbers_of_estimates_stand_by_the_names_of_their_rows():
     ]
 
 
-def test_bars_have_numbers_and_pictures_have_none(tmp_path):
+def test_the_numbers_of_lines_stand_where_they_belong_and_not_where_their_bars_can_be_told_apart():
+    places, values = torch.tensor([1.0, 2.0]), torch.rand(2, 4, generator=seeded())
+    fig = plots.lines({"a": (places, values), "b": (places, values)})
+    assert fig.data[0].x[0] < 1 < fig.data[1].x[0]
+    assert [r["x"] for r in plots.numbers(fig)] == [1.0, 2.0, 1.0, 2.0]
+
+
+def test_bars_have_numbers_and_pictures_have_none():
     bars = plots.numbers(plots.bars({"z": torch.tensor([1.0, 2.0])}))
     assert [(r["x"], r["y"]) for r in bars] == [(1, 1.0), (2, 2.0)]
     assert plots.numbers(plots.images({"r": torch.rand(2, 1, 8, 8)})) == []

@@ -162,7 +162,7 @@ def _client(scheduler: str | None, workers: int) -> Iterator[Client]:
         with client:
             yield client
         return
-    local = {"threads_per_worker": 1, "memory_limit": None, "dashboard_address": None, "protocol": "tcp://"}
+    local = {"threads_per_worker": 1, "memory_limit": None, "dashboard_address": "127.0.0.1:0", "protocol": "tcp://"}
     local["silence_logs"] = logging.ERROR  # a worker is slow to end after a kernel, and dask warns of it
     with LocalCluster(n_workers=workers, **local) as cluster, Client(cluster) as client:
         yield client

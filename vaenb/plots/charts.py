@@ -79,15 +79,15 @@ def lines(
             error = 2 * values.std(1) / values.shape[1] ** 0.5
             style["error_y"] = {"array": plain(error), "thickness": 1}
             shift = 0.012 * (number - (len(series) - 1) / 2)
+            style["meta"] = {"x": plain(places)}  # where the points belong, for whoever reads the numbers
             places, values = places * ratio**shift if log_x else places + shift * span, values.mean(1)
         fig.add_scatter(x=plain(places), y=plain(values), name=name, marker_symbol=next(markers), **style)
     fig.update_layout(title=title, xaxis_title=x, yaxis_title=y, width=820, height=440, template=TEMPLATE)
     if log_x:
         ticks = torch.cat([p for p, _ in series.values()]).unique()
         if len(ticks) > 9:
-            ticks = torch.cat([m * 10.0 ** torch.arange(-9, 10) for m in ((1,) if ratio > 300 else (1, 2, 5))]).sort()[
-                0
-            ]
+            powers, steps = 10.0 ** torch.arange(-9, 10), torch.tensor([1.0] if ratio > 300 else [1.0, 2.0, 5.0])
+            ticks = torch.outer(powers, steps).flatten()
             ticks = ticks[(ticks >= first) & (ticks <= last)]
         fig.update_xaxes(type="log", tickvals=plain(ticks), exponentformat="power")
     return fig

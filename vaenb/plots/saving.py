@@ -28,8 +28,10 @@ def save(fig: go.Figure, folder: Path | str, name: str) -> go.Figure:
     _write(folder / f"{name}.plotly.json", fig.to_json().encode())
     if rows := numbers(fig):
         write_csv(folder / f"{name}.csv", rows)
-    if _png_server():
-        _write(folder / f"{name}.png", fig.to_image("png", scale=2))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The kopts argument is ignored", category=UserWarning)
+        if _png_server():
+            _write(folder / f"{name}.png", fig.to_image("png", scale=2))
     return fig
 
 
@@ -50,7 +52,8 @@ def numbers(fig: go.Figure) -> list[dict]:
             band = (trace.y[:half], trace.y[half:][::-1])
         elif trace.type in ("scatter", "bar"):
             ends = _ends(trace) or band or None
-            for i, (x, y) in enumerate(zip(trace.x, trace.y, strict=True)):
+            places = trace.meta["x"] if isinstance(trace.meta, dict) and "x" in trace.meta else trace.x
+            for i, (x, y) in enumerate(zip(places, trace.y, strict=True)):
                 between = {"low": ends[0][i], "high": ends[1][i]} if ends else {}
                 text = {"text": trace.text[i]} if isinstance(trace.text, (list, tuple)) else {}
                 rows.append(about | {"x": _named(x, x_axis), "y": _named(y, y_axis)} | between | text)
@@ -84,7 +87,6 @@ def _png_server() -> bool:
     """Start one Chrome for all pictures: 0.3 s a picture instead of 3. Give up on one that does not answer."""
     if not chrome():
         return False
-    warnings.filterwarnings("ignore", message="The kopts argument is ignored", category=UserWarning)
     kaleido.start_sync_server(silence_warnings=True, plotlyjs=pio.defaults.plotlyjs)
     answered = threading.Event()  # kaleido waits for ever for a server whose Chrome did not start
     threading.Thread(target=lambda: (go.Figure().to_image("png"), answered.set()), daemon=True).start()
