@@ -197,17 +197,13 @@ def slide_all(page) -> None:
     plots_with_slider = page.locator(".js-plotly-plot:has(.slider-rail-touch-rect)")
     assert plots_with_slider.count() > 0
     for plot in plots_with_slider.all():
-        plot.scroll_into_view_if_needed()
-        place, drawn = (
-            plot.locator(".slider-group > .slider-label").text_content(),
-            plot.locator(".plot-container").inner_html(),
-        )
-        rail = plot.locator(".slider-rail-touch-rect").bounding_box()
-        page.mouse.click(rail["x"] + 0.1 * rail["width"], rail["y"] + rail["height"] / 2)
+        rail, label = plot.locator(".slider-rail-touch-rect"), plot.locator(".slider-group > .slider-label")
+        rail.scroll_into_view_if_needed()
+        place, drawn = label.text_content(), plot.locator(".plot-container").inner_html()
+        box = rail.bounding_box()
+        rail.click(position={"x": 0.1 * box["width"], "y": box["height"] / 2})  # waits until nothing moves
         page.wait_for_function(
-            "([plot, place]) => plot.querySelector('.slider-group > .slider-label').textContent != place",
-            arg=[plot.element_handle(), place],
-            timeout=20_000,
+            "([label, place]) => label.textContent != place", arg=[label.element_handle(), place], timeout=20_000
         )
         page.wait_for_timeout(500)
         assert plot.locator(".plot-container").inner_html() != drawn
