@@ -193,8 +193,8 @@ def _cost():
 
     def watch() -> None:
         while not done.wait(0.2):
-            with suppress(psutil.Error):
-                peak.append(max(peak.pop(), sum(map(_memory, psutil.Process().children(recursive=True)))))
+            with suppress(psutil.Error):  # children end while they are listed
+                peak[0] = max(peak[0], sum(map(_memory, psutil.Process().children(recursive=True))))
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
