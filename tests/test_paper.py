@@ -12,6 +12,9 @@ from nbformat.v4 import new_code_cell, new_notebook
 from vaenb import claims, data, paper, runs
 from vaenb.__main__ import main
 
+# A worker's threads and sockets are closed by the system when the cluster ends.
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
+
 ROOT = Path(__file__).parents[1]
 FIGURES = ROOT / "figures"
 MANIFEST = json.loads((FIGURES / "manifest.json").read_text())

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -151,14 +150,16 @@ def alive(pid: int) -> bool:
 
 
 def test_an_interrupted_sweep_keeps_what_is_finished_and_goes_on(notebook):
-    command = [sys.executable, "-m", "vaenb", "sweep", str(notebook), "-p", "wait", "0", "60", "--workers", "1"]
-    jobs = sweeps.grid(notebook, {"wait": [0.0, 60.0]})
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ)
+    command = [sys.executable, "-m", "vaenb", "sweep", str(notebook), "-p", "wait", "0", "900", "--workers", "1"]
+    jobs = sweeps.grid(notebook, {"wait": [0.0, 900.0]})
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    # tests that a shell has put into the background ignore Ctrl-C, and so would their children
+    process = subprocess.Popen(command, **pipes, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     wait_for(lambda: (jobs[1].folder / "pid").is_file() and jobs[0].finished)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=300)
     assert process.returncode == 130 and "the same command goes on" in said
-    rows = read(claims.runs_folder() / "tiny_wait=0,60.csv")
+    rows = read(claims.runs_folder() / "tiny_wait=0,900.csv")
     assert [r["status"] for r in rows] == ["finished", "waiting"]
     assert jobs[0].finished and not jobs[1].finished
     wait_for(lambda: not alive(int((jobs[1].folder / "pid").read_text())), 120)
