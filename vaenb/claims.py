@@ -339,16 +339,13 @@ def summary(rows: list[dict]) -> str:
     """Count the verdicts of each document's claims, as a Markdown table with a line for all."""
     verdicts = ("reproduced", "contradicted", "inconclusive", INCOMPLETE, NO_VERDICT, NOT_MEASURED)
     verdicts = [v for v in verdicts if any(r["verdict"] == v for r in rows)]
-    groups = {document: [r for r in rows if r["document"] == document] for document in _documents(rows)}
+    documents = dict.fromkeys(r["document"] for r in rows)  # each once, in order
+    groups = {document: [r for r in rows if r["document"] == document] for document in documents}
     lines = ["| document | claims | " + " | ".join(verdicts) + " |", "|---|" + "---:|" * (1 + len(verdicts))]
     for document, part in (groups | {"all": rows}).items():
         counts = [sum(r["verdict"] == v for r in part) for v in verdicts]
         lines.append("| " + " | ".join([document, str(len(part)), *(str(c) if c else "" for c in counts)]) + " |")
     return "\n".join(lines)
-
-
-def _documents(rows: list[dict]) -> list[str]:
-    return list(dict.fromkeys(r["document"] for r in rows))
 
 
 def _row(claim: Claim, cells: list[dict]) -> dict:

@@ -8,7 +8,7 @@ import itertools
 import json
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,12 +112,12 @@ def sweep(
     return table, errors
 
 
-def write_table(path: Path, jobs: Iterable[Job], errors: dict[Job, str] | None = None) -> None:
+def write_table(path: Path, jobs: list[Job], errors: dict[Job, str]) -> None:
     """Write what the jobs' folders hold as CSV: parameters, status, claim, data, cell, effect, low, high, n, verdict.
 
     A run that failed, waits, or recorded nothing has one row without a claim.
     """
-    claims.write_csv(path, [row for job in jobs for row in _rows(job, (errors or {}).get(job))])
+    claims.write_csv(path, [row for job in jobs for row in _rows(job, errors.get(job))])
 
 
 def _rows(job: Job, error: str | None) -> list[dict]:
