@@ -313,7 +313,7 @@ def test_record_refuses(runs, kw, message):
         begin().record("001.dae", **{"cells": {"mmd": GOOD}, "data": "mnist"} | kw)
 
 
-@pytest.mark.parametrize("step", ["replace", "write_text"])
+@pytest.mark.parametrize("step", ["replace", "write_bytes"])
 def test_a_failing_write_leaves_the_old_file_whole(runs, monkeypatch, step):
     run = begin()
     run.record("001.dae", {"mmd": GOOD}, data="mnist")
@@ -476,11 +476,21 @@ def test_the_table_shows_the_weakest_cell(runs):
     assert [c.strip() for c in line.replace("\\|", "/").strip("|").split("|")] == [
         "001.dae",
         "incomplete",
-        "0.0003 to 0.020 (SSIM); 0.0001 to 0.006 (LPIPS) / 0.25 [0.125, 0.5] (weakest of 3: s/wt)",
+        "0.0003 to 0.020 (SSIM); 0.0001 to 0.006 (LPIPS) / 0.25 [0.125, 0.5] (cells: 3 hold; weakest: s/wt)",
         "mnist; celeba_4k (stand-in); no fashion_mnist; no celeba",
         "0, 1, 2",
         "03_defences",
     ]
+
+
+def test_the_table_counts_what_holds_fails_and_is_open_and_says_claims_in_words(runs):
+    begin("03_defences").record("001.dae", {"a": GOOD, "b": BAD, "c": WIDE, "d": GOOD}, data="mnist")
+    short, long = table([row("001.dae", [runs])]), table([row("001.dae", [runs])], statements=True)
+    assert "(cells: 2 hold, 1 fail, 1 open; weakest: b)" in short and "twins" not in short
+    heads, _, line = (part.strip("| ").split(" | ") for part in long.splitlines())
+    assert [h.strip() for h in heads][:4] == ["what it says", "verdict", "document / here [95 %]", "measured as"]
+    assert line[0].strip() == "deterministic autoencoders are more robust than their VAE twins (`001.dae`)"
+    assert line[1].strip() == "contradicted" and line[3].endswith(": greater than 0")
 
 
 def test_the_table_says_where_the_document_or_we_have_no_number(tmp_path):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from nbformat.v4 import new_code_cell, new_notebook
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from vaenb import claims, data, paper, runs
 from vaenb.__main__ import main
@@ -73,6 +73,20 @@ def test_notebook_09_shows_the_ledger_of_the_evidence():
         assert claims.table([r for r in rows if r["document"] == document], statements=True) in shown
 
 
+def test_each_claim_stands_in_the_table_of_one_notebook_as_the_evidence_gives_it():
+    rows, shown = claims.ledger([FIGURES]), []
+    for path in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb")):
+        text = _texts(path)
+        assert text == paper.with_claims(text, rows), f"{path.name}: vaenb collect makes its table of claims anew"
+        tables = re.findall(r"<!-- claims: .*?<!-- end of claims -->", text, re.DOTALL)
+        shown += re.findall(r"^\| .*? \(`([\w.-]+)`\)", "\n".join(tables), re.MULTILINE)
+    assert sorted(shown) == sorted(claims.load())
+
+
+def _texts(path: Path) -> str:
+    return "\n\n".join(c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == "markdown")
+
+
 def test_the_plan_fits_the_notebooks(monkeypatch):
     everything = {name for entry in paper.plan() for name in entry["needs"]}
     monkeypatch.setattr(data, "available", lambda: sorted(everything))
@@ -105,6 +119,9 @@ print("said")
     cells = [
         new_code_cell(parameters, id="parameters", metadata={"tags": ["parameters"]}),
         new_code_cell(records, id="records"),
+        new_markdown_cell(
+            "Found:\n<!-- claims: 001.vulnerable 001.dae -->\nold\n<!-- end of claims -->\nend", id="found"
+        ),
     ]
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     nbformat.write(new_notebook(cells=cells, metadata=kernel), tmp_path / "notebooks" / "00_tiny.ipynb")
@@ -134,9 +151,17 @@ def test_the_paper_profile_runs_what_has_data_and_keeps_what_it_found(project, c
     assert evidence["claim"] == "001.vulnerable" and evidence["cells"]["vae"]["effect"] == 2.0
     readme = (project / "README.md").read_text()
     assert "| 001 | 12 |" in readme and "old" not in readme and readme.endswith("<!-- end of ledger -->\nend\n")
+    shown = _texts(project / "notebooks" / "00_tiny.ipynb")
+    assert re.findall(r"`(001[\w.]*)`", shown) == ["001.vulnerable", "001.dae", "001.dae.dim"]
+    assert "2 [1.5, 2.5]" in shown and "old" not in shown and shown.endswith("<!-- end of claims -->\nend")
     assert main(["paper", "--workers", "1"]) == 0  # nothing is left to run, and the same is kept
     assert "1 runs, of which 1 are finished" in capsys.readouterr().out
     assert json.loads((kept / "run.json").read_text()) == about
+
+
+def test_a_table_of_claims_that_do_not_exist_is_refused():
+    with pytest.raises(ValueError, match=r"001\.da, 9 in <!-- claims: 001\.dae 001\.da 9 --> .* no claim"):
+        paper.with_claims("<!-- claims: 001.dae 001.da 9 -->\n<!-- end of claims -->", claims.ledger([FIGURES]))
 
 
 def test_the_estimate_is_what_the_same_run_took(project):

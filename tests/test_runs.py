@@ -62,7 +62,29 @@ def test_a_failing_cell_is_told_and_the_notebook_kept(notebook, capsys):
     said = capsys.readouterr().err
     assert "cell 4 of" in said and "ValueError: a negative seed" in said
     folder = claims.runs_folder() / "tiny_seed=-1"
-    assert (folder / "tiny.part.ipynb").exists() and not (folder / "tiny.ipynb").exists()
+    assert str(folder / "unfinished" / "tiny.ipynb") in said and (folder / "unfinished" / "tiny.ipynb").exists()
+    assert not (folder / "tiny.ipynb").exists()
+
+
+def test_a_run_that_fails_leaves_the_finished_one_before_it_and_does_not_count(notebook):
+    folder = runs.run(notebook, {"beta": 4})
+    (folder / "mine.txt").write_text("the user's own")
+    (folder / "figure").mkdir()
+    (folder / "figure" / "old.png").touch()
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    good = notebook.read_text()
+    notebook.write_text(good.replace("if seed < 0:", "(run.folder / 'figure').mkdir(); 1 / 0\\nif seed < 0:"))
+    with pytest.raises(runs.RunFailed, match=r"unfinished/tiny\.ipynb\nZeroDivisionError"):
+        runs.run(notebook, {"beta": 4})
+    left = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file() and "unfinished" not in p.parts}
+    assert left == before and (folder / "unfinished" / "claims.json").is_file()
+    (row,) = (r for r in claims.ledger([folder]) if r["claim"] == "001.vulnerable")
+    assert [c["effect"] for c in row["cells"]] == [4.0]
+    notebook.write_text(good.replace("if seed < 0:", "(run.folder / 'figure').mkdir()\\nif seed < 0:"))
+    runs.run(notebook, {"beta": 4})
+    made = {"tiny.ipynb", "run.json", "claims.json", "figure"}
+    assert {p.name for p in folder.iterdir()} == made | {"mine.txt", ".lock"}
+    assert not list((folder / "figure").iterdir())
 
 
 def test_the_command_says_where_things_are_and_what_was_found(notebook, capsys):

@@ -18,14 +18,12 @@ Intervals are percentile bootstraps over images (Efron and Tibshirani 1993, chap
 import csv
 import difflib
 import hashlib
-import io
 import json
 import math
 import os
 import platform
 import warnings
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from functools import cache
@@ -35,8 +33,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from vaenb import files
+
 PROFILES = ("quick", "paper")
 NOT_MEASURED, NO_VERDICT, INCOMPLETE = "not measured", "no verdict (quick)", "incomplete"
+UNFINISHED = "unfinished"  # the folder, in a run's own, in which its results grow until all are there
 _ORDER = (NO_VERDICT, "contradicted", "inconclusive", "reproduced")  # the first found among the cells is the claim's
 
 
@@ -245,7 +246,7 @@ class Run:
             spread = {name: v for name, v in old.per_seed.items() if name not in new.cells}
             new = Evidence(*key, *made_by, old.cells | new.cells, spread | new.per_seed)
         evidence = self.evidence | {key: new}
-        write_json(self.folder / "claims.json", [e.to_json() for e in evidence.values()])
+        files.write_json(self.folder / "claims.json", [e.to_json() for e in evidence.values()])
         self.evidence = evidence
         return new
 
@@ -272,15 +273,15 @@ def start_run(
     seeds = tuple(int(s) for s in seeds)
     if not seeds:
         raise ValueError("seeds must hold at least one seed, got none")
-    made_by = json.dumps([settings, profile, seeds], sort_keys=True, default=_plain)
+    made_by = json.dumps([settings, profile, seeds], sort_keys=True, default=files.plain)
     key = hashlib.sha256(made_by.encode()).hexdigest()[:8]
     default = runs_folder() / f"{notebook}-{key}"
     folder = Path(folder or os.environ.get("VAENB_RUN") or default).expanduser().absolute()
     run = Run(folder, notebook, profile, seeds, key, datetime.now(UTC).isoformat(timespec="microseconds"))
     about = {"notebook": notebook, "profile": profile, "seeds": seeds, "data": data, "settings": settings}
     about |= {"device": str(device), "threads": torch.get_num_threads(), "versions": _versions()}
-    write_json(folder / "claims.json", [])  # first, so that an earlier run's claims never stand by new settings
-    write_json(folder / "run.json", about | {"started": run.started})
+    files.write_json(folder / "claims.json", [])  # first, so that an earlier run's claims never stand by new settings
+    files.write_json(folder / "run.json", about | {"started": run.started})
     return run
 
 
@@ -301,13 +302,15 @@ def ledger(folders: Iterable[Path | str] | None = None) -> list[dict]:
     A row: claim, document, statement, verdict, data (measured), missing, cells (all, stand-ins too), shown (the cells
     the verdict rests on), notebook, profile, seeds. Paper evidence wins over quick; of runs with the same notebook,
     data, settings and seeds the newest counts, and runs with different ones all do: nothing found is dropped in
-    silence (delete a run's folder to take its word back). A damaged file is named in a warning and skipped.
+    silence (delete a run's folder to take its word back). What a run left `unfinished` does not count, and a damaged
+    file is named in a warning and skipped.
     """
     roots = [runs_folder(), project_folder() / "figures"] if folders is None else [Path(f) for f in folders]
     if folders is not None and (absent := [str(f) for f in roots if not f.is_dir()]):
         raise ValueError(f"folders must be existing folders, got {', '.join(absent)}")
     cells: dict[str, dict[tuple, list[dict]]] = {name: {} for name in load()}
-    found = [e for root in roots for path in sorted(root.rglob("claims.json")) for e in read(path)]
+    paths = [(root, path) for root in roots for path in sorted(root.rglob("claims.json"))]
+    found = [e for root, path in paths if UNFINISHED not in path.relative_to(root).parts for e in read(path)]
     for evidence in sorted(found, key=lambda e: e.started):  # so that a newer run replaces an older one
         same = (evidence.notebook, evidence.data, evidence.settings, evidence.seeds)
         cells[evidence.claim][same] = evidence.rows()
@@ -317,21 +320,23 @@ def ledger(folders: Iterable[Path | str] | None = None) -> list[dict]:
 def table(rows: list[dict], *, statements: bool = False) -> str:
     """Lay ledger rows out as Markdown: what a document found, and what came out here.
 
-    Of several cells it shows the weakest, the one the verdict hangs on; the document's number is "–" where it has none.
+    Of several cells it shows the weakest, the one the verdict hangs on, and how many hold, fail (are contradicted) and
+    are open; the document's number is "–" where it has none.
     With `statements`, which are too long for a terminal, each claim stands in words, with its statistic and bound.
     """
-    lines = [("claim", "verdict", "document / here [95 %]", "data", "seeds", "notebook")]
+    heads = ["claim", "verdict", "document / here [95 %]", "data", "seeds", "notebook"]
     if statements:
-        lines = [("claim", "what it says", "measured as", *lines[0][1:])]
+        heads[:1], heads[3:3] = ["what it says"], ["measured as"]
+    lines = [heads]
     for r in rows:
-        seeds = ", ".join(map(str, r["seeds"]))
-        claim = _claim(r["claim"])
+        claim, seeds = _claim(r["claim"]), ", ".join(map(str, r["seeds"]))
         both = f"{claim.published or '–'} / {_effect(r) or '–'}"
-        said = (claim.statement, f"{claim.statistic}: {claim.bounded}") if statements else ()
-        line = (r["claim"], *said, r["verdict"], both, _data(r), seeds, r["notebook"])
-        lines.append(tuple(text.replace("|", "\\|") for text in line))
+        line = [claim.id, r["verdict"], both, _data(r), seeds, r["notebook"]]
+        if statements:
+            line[:1], line[3:3] = [f"{claim.statement} (`{claim.id}`)"], [f"{claim.statistic}: {claim.bounded}"]
+        lines.append([text.replace("|", "\\|") for text in line])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    lines.insert(1, tuple("-" * w for w in widths))
+    lines.insert(1, ["-" * w for w in widths])
     return "\n".join("| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in lines)
 
 
@@ -396,9 +401,13 @@ def _estimate(cell: dict) -> Estimate:
 def _effect(row: dict) -> str:
     if not row["shown"]:
         return ""
-    cell, count = row["shown"][0], len(row["shown"])
-    weakest = f" (weakest of {count}: {cell['cell']})" if count > 1 else ""
-    return f"{cell['effect']:.3g} [{cell['low']:.3g}, {cell['high']:.3g}]{weakest}"
+    cell, number = row["shown"][0], "{effect:.3g} [{low:.3g}, {high:.3g}]".format(**row["shown"][0])
+    if len(row["shown"]) == 1:
+        return number
+    words = {"reproduced": "hold", "contradicted": "fail", "inconclusive": "open"}
+    counts = {word: sum(c["verdict"] == verdict for c in row["shown"]) for verdict, word in words.items()}
+    told = ", ".join(f"{count} {word}" for word, count in counts.items() if count) or f"{len(row['shown'])}"
+    return f"{number} (cells: {told}; weakest: {cell['cell']})"
 
 
 def _data(row: dict) -> str:
@@ -438,42 +447,6 @@ def read_strictly(path: Path) -> list[Evidence]:
         return [Evidence.from_json(item) for item in json.loads(path.read_text(encoding="utf-8"))]
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is damaged ({type(error).__name__}: {error})") from error
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file beside the old one, then rename: a reader sees the old file or the whole new one."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(text, encoding="utf-8")
-        part.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
-        why = f"can't write {path.name} into the results folder ({error.strerror or error})"
-        raise OSError(error.errno, why, str(path.parent)) from error
-
-
-def write_json(path: Path, value) -> None:
-    """Write JSON, as safely as `write_text`."""
-    write_text(path, json.dumps(value, indent=1, default=_plain) + "\n")
-
-
-def write_csv(path: Path, rows: list[dict]) -> None:
-    """Write rows as CSV, as safely as `write_text`; a column that a row lacks is empty there."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(path, text.getvalue())
-
-
-def _plain(value):
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    if hasattr(value, "tolist"):  # a numpy or torch number
-        return value.tolist()
-    raise TypeError(f"settings and data must be numbers, texts, lists or dicts, got {type(value).__name__} {value!r}")
 
 
 def _versions() -> dict[str, str]:

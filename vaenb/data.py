@@ -27,7 +27,7 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor
 from torchvision import datasets
 
-from vaenb import sprites
+from vaenb import files, sprites
 
 EMBEDDED = ("digits", "sprites")
 SPLITS = ("train", "test")
@@ -355,13 +355,8 @@ def _image_set(images: np.ndarray, labels, path: Path, name: str, split: str) ->
 
 
 def _write_npz(file: Path, arrays: dict[str, np.ndarray]) -> None:
-    part = file.with_name(f".{file.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as target:
-            np.savez_compressed(target, **arrays)
-        part.replace(file)
-    finally:
-        part.unlink(missing_ok=True)
+    with files.replacing(file) as part, part.open("wb") as target:
+        np.savez_compressed(target, **arrays)
 
 
 def _limited(images: ImageSet, limit: int | None, seed: int) -> ImageSet:

@@ -3,7 +3,8 @@
 `figures/plan.json` lists the runs: the notebook, its parameters, the sizes that fit a CPU (elsewhere the notebook's
 own, the documents', are used), the data that it needs, and its main figures with the document's counterpart.
 From it and the runs come, by `collect` and `remake`: a folder a run (pictures, their numbers, claims, settings, what
-was printed), `manifest.json` (every picture and what made it), `claims.json` (all evidence), the README's table.
+was printed), `manifest.json` (every picture and what made it), `claims.json` (all evidence), the tables of claims in
+the README and in the notebooks' texts.
 """
 
 import json
@@ -16,12 +17,13 @@ import nbformat
 import papermill
 import plotly.io as pio
 
-from vaenb import claims, data, plots, runs, sweeps
+from vaenb import claims, data, files, plots, runs, sweeps
 from vaenb.sweeps import Job
 
 _MADE_BY = ("notebook", "profile", "parameters", "settings", "seeds", "data", "device", "threads", "versions")
 _COST = ("started", "seconds", "peak_memory_gib")
 _LEDGER = re.compile(r"(?<=<!-- ledger -->\n).*?(?=<!-- end of ledger -->)", re.DOTALL)
+_SOME = re.compile(r"(<!-- claims: (.*?) -->\n).*?(?=<!-- end of claims -->)", re.DOTALL)
 
 
 def figures_folder() -> Path:
@@ -135,20 +137,29 @@ def collect(folder: Path) -> Path:
         _copy_figure(folder, part, name)
     recorded = folder / "claims.json"  # a notebook need not record any
     found = claims.read_strictly(recorded) if recorded.is_file() else []
-    claims.write_json(part / "claims.json", [e.to_json() for e in found])
-    claims.write_json(part / "run.json", about)
-    claims.write_text(part / "printed.txt", _printed(notebook))
+    files.write_json(part / "claims.json", [e.to_json() for e in found])
+    files.write_json(part / "run.json", about)
+    files.write(part / "printed.txt", _printed(notebook))
     shutil.rmtree(target, ignore_errors=True)
     part.rename(target)
     return target
 
 
 def remake() -> None:
-    """Make `manifest.json`, `claims.json` and the README's ledger anew from the folders of `figures/`."""
-    claims.write_json(figures_folder() / "manifest.json", manifest())
-    claims.write_json(figures_folder() / "claims.json", evidence())
+    """Make `manifest.json`, `claims.json`, README's ledger and the notebooks' from the folders of `figures/`."""
+    files.write_json(figures_folder() / "manifest.json", manifest())
+    files.write_json(figures_folder() / "claims.json", evidence())
     readme = claims.project_folder() / "README.md"
-    claims.write_text(readme, _LEDGER.sub(lambda _: readme_ledger(), readme.read_text(encoding="utf-8")))
+    files.write(readme, _LEDGER.sub(lambda _: readme_ledger(), readme.read_text(encoding="utf-8")))
+    rows = claims.ledger([figures_folder()])
+    for path in (claims.project_folder() / "notebooks").glob("[0-9]*.ipynb"):
+        book = nbformat.read(path, as_version=4)
+        before = nbformat.writes(book)
+        for cell in book.cells:
+            if cell.cell_type == "markdown":
+                cell.source = with_claims(cell.source, rows)
+        if (after := nbformat.writes(book)) != before:
+            files.write(path, after + "\n")
 
 
 def manifest() -> list[dict]:
@@ -185,6 +196,24 @@ def readme_ledger() -> str:
     return "\n" + "\n\n".join(parts) + "\n\n"
 
 
+def with_claims(text: str, rows: list[dict]) -> str:
+    """Fill what stands between `<!-- claims: 001.dae joint -->` and `<!-- end of claims -->` of a Markdown text.
+
+    It becomes the table of the claims whose ids are named, or begin with a name and a dot. Raises ValueError for a
+    name of none.
+    """
+
+    def filled(match: re.Match) -> str:
+        names = match[2].split()
+        chosen = {name: [r for r in rows if f"{r['claim']}.".startswith(f"{name}.")] for name in names}
+        if empty := [name for name in names if not chosen[name]]:
+            raise ValueError(f"claims: {', '.join(empty)} in {match[1].strip()} is no claim of claims.csv")
+        table = claims.table([r for r in rows if any(r in part for part in chosen.values())], statements=True)
+        return f"{match[1]}\n{table}\n\n"
+
+    return _SOME.sub(filled, text)
+
+
 def _job(entry: dict, device: str) -> Job:
     notebook = claims.project_folder() / "notebooks" / f"{entry['notebook']}.ipynb"
     parameters = runs.checked(notebook, _parameters(entry, notebook, device))
@@ -215,7 +244,7 @@ def _copy_figure(folder: Path, target: Path, name: str) -> None:
     if picture.is_file():  # there is none without a Chrome
         (target / picture.name).write_bytes(runs.fewer_colors(picture.read_bytes()))
     if rows := plots.numbers(fig):
-        claims.write_csv(target / f"{name}.csv", rows)
+        files.write_csv(target / f"{name}.csv", rows)
 
 
 def _printed(notebook: Path) -> str:

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shutil
 import threading
 import time
 from contextlib import contextmanager, suppress
@@ -18,7 +19,7 @@ from filelock import FileLock
 from jupyter_client.kernelspec import NoSuchKernel
 from PIL import Image
 
-from vaenb import claims, plots
+from vaenb import claims, files, plots
 
 _one_run = threading.Lock()
 
@@ -44,8 +45,8 @@ def run(
     Parameter names are checked against the notebook's parameters cell, since papermill only warns of an unknown one;
     whole numbers become floats where the notebook's annotation says so. `folder` defaults to runs/<notebook>, with
     the given settings appended. What the run took (seconds; GiB of memory at its peak, the kernel with its children)
-    is added to run.json. What an earlier run left there is replaced from the start; not `again` leaves a finished run
-    as it is. Raises FileNotFoundError, ValueError, or RunFailed with the cell's error.
+    is added to run.json. Results grow in `unfinished/` of the folder, and replace an earlier run's when all are there;
+    not `again` leaves a finished run as it is. Raises FileNotFoundError, ValueError, RunFailed with the cell's error.
     """
     notebook = Path(notebook)
     parameters = checked(notebook, parameters or {})
@@ -60,22 +61,29 @@ def run(
 
 
 def _execute(notebook: Path, parameters: dict, folder: Path, progress: bool) -> None:
-    part = folder / f"{notebook.stem}.part.ipynb"
-    (folder / notebook.name).unlink(missing_ok=True)  # a folder with the notebook in it is a finished run
+    part = folder / claims.UNFINISHED
+    executed = part / notebook.name
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir()
     quiet = {"progress_bar": progress, "store_widget_state": False}
-    with _environment(VAENB_RUN=str(folder.resolve()), PLOTLY_RENDERER=_renderer(), **named_folders()), _cost() as cost:
+    with _environment(VAENB_RUN=str(part.resolve()), PLOTLY_RENDERER=_renderer(), **named_folders()), _cost() as cost:
         try:
-            papermill.execute_notebook(notebook, part, parameters, cwd=notebook.parent, **quiet)
+            papermill.execute_notebook(notebook, executed, parameters, cwd=notebook.parent, **quiet)
         except papermill.PapermillExecutionError as error:
             raise RunFailed(
-                f"cell {error.exec_count} of {notebook} failed; see {part}\n{error.ename}: {error.evalue}"
+                f"cell {error.exec_count} of {notebook} failed; see {executed}\n{error.ename}: {error.evalue}"
             ) from error
         except RuntimeError as error:
-            raise KernelDied(f"the kernel of {notebook} died ({error}); see {part}") from error
+            raise KernelDied(f"the kernel of {notebook} died ({error}); see {executed}") from error
         except NoSuchKernel as error:
             raise RunFailed(f"{notebook}: {error}; its kernelspec names a kernel that is not installed") from error
-    _add_to_run_json(folder, {"parameters": parameters, **cost}, notebook.stem)
-    part.replace(folder / notebook.name)
+    _add_to_run_json(part, {"parameters": parameters, **cost}, notebook.stem)
+    (folder / notebook.name).unlink(missing_ok=True)  # a folder with the notebook in it is a finished run
+    for made in sorted(part.iterdir(), key=lambda path: path.name == notebook.name):  # so it comes last
+        if (old := folder / made.name).is_dir():
+            shutil.rmtree(old)
+        made.replace(old)
+    part.rmdir()
 
 
 def finished(notebook: Path | str, folder: Path, parameters: dict) -> bool:
@@ -132,9 +140,7 @@ def publish(notebook: Path | str) -> None:
     for cell in executed.cells:
         cell.metadata.pop("papermill", None)
     nbformat.validate(executed)
-    part = notebook.with_suffix(".part")
-    nbformat.write(executed, part)
-    part.replace(notebook)
+    files.write(notebook, nbformat.writes(executed) + "\n")
 
 
 def _cleaned(output, count: int):
@@ -182,7 +188,7 @@ def _add_to_run_json(folder: Path, more: dict, notebook: str) -> None:
     known = {"notebook": notebook}
     with suppress(OSError, ValueError, TypeError):
         known |= json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    claims.write_json(folder / "run.json", known | more)
+    files.write_json(folder / "run.json", known | more)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from pathlib import Path
 from distributed import Client, LocalCluster, as_completed
 from tqdm.auto import tqdm
 
-from vaenb import claims, runs
+from vaenb import claims, files, runs
 
 _ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")  # whatever the worker was started with
 
@@ -107,8 +107,12 @@ def sweep(
             if error:
                 errors[job] = error
                 bar.write(f"failed: {job.folder.name}\n  {error}")
-            write_table(table, jobs, errors)
+            try:
+                write_table(table, jobs, errors)
+            except OSError as reason:  # the runs go on, and are all in the table that is written at the end
+                bar.write(f"{reason}")
             bar.update()
+    write_table(table, jobs, errors)
     return table, errors
 
 
@@ -117,7 +121,7 @@ def write_table(path: Path, jobs: list[Job], errors: dict[Job, str]) -> None:
 
     A run that failed, waits, or recorded nothing has one row without a claim.
     """
-    claims.write_csv(path, [row for job in jobs for row in _rows(job, errors.get(job))])
+    files.write_csv(path, [row for job in jobs for row in _rows(job, errors.get(job))])
 
 
 def _rows(job: Job, error: str | None) -> list[dict]:

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from tqdm.auto import tqdm
 
+from vaenb import files
 from vaenb.data import ImageSet
 
 # Raise when `fit` gives other weights for the same description: older checkpoints are then not found any more.
@@ -171,16 +172,9 @@ def _trained(build, config, data, settings, folder, progress) -> tuple[nn.Module
 def save_weights(model: nn.Module, path: Path | str, *, description: str = "", history: History | None = None) -> None:
     """Write the weights and how they came about as safetensors, replacing `path` only when the file is complete."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
     metadata = {"description": description, "history": json.dumps((history or History()).epochs)}
-    content = to_safetensors(tensors, {**metadata, "digest": _digest(tensors, metadata)})
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_bytes(content)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    files.write(path, to_safetensors(tensors, {**metadata, "digest": _digest(tensors, metadata)}))
 
 
 def load_weights(model: nn.Module, path: Path | str, *, description: str | None = None) -> History:

@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 import plotly.io as pio
 from choreographer.browsers.chromium import Chromium
 
-from vaenb.claims import write_csv
+from vaenb import files
 
 
 def chrome() -> str | None:
@@ -24,14 +24,13 @@ def save(fig: go.Figure, folder: Path | str, name: str) -> go.Figure:
     Pictures have no numbers; the PNG needs a Chrome.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / f"{name}.plotly.json", fig.to_json().encode())
+    files.write(folder / f"{name}.plotly.json", fig.to_json())
     if rows := numbers(fig):
-        write_csv(folder / f"{name}.csv", rows)
+        files.write_csv(folder / f"{name}.csv", rows)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The kopts argument is ignored", category=UserWarning)
         if _png_server():
-            _write(folder / f"{name}.png", fig.to_image("png", scale=2))
+            files.write(folder / f"{name}.png", fig.to_image("png", scale=2))
     return fig
 
 
@@ -94,9 +93,3 @@ def _png_server() -> bool:
         print("pictures are not saved as PNG: Chrome does not start here")
         kaleido.stop_sync_server(silence_warnings=True)
     return answered.is_set()
-
-
-def _write(path: Path, content: bytes) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(content)
-    part.replace(path)
