@@ -476,7 +476,7 @@ def test_the_table_shows_the_weakest_cell(runs):
     assert [c.strip() for c in line.replace("\\|", "/").strip("|").split("|")] == [
         "001.dae",
         "incomplete",
-        "0.0003 to 0.020 (SSIM); 0.0001 to 0.006 (LPIPS) / 0.25 [0.125, 0.5] (cells: 3 hold; weakest: s/wt)",
+        "0.0003 to 0.020 (SSIM); 0.0001 to 0.006 (LPIPS) / 0.25 [0.125, 0.5] (weakest of 3: s/wt; 3 hold)",
         "mnist; celeba_4k (stand-in); no fashion_mnist; no celeba",
         "0, 1, 2",
         "03_defences",
@@ -486,7 +486,7 @@ def test_the_table_shows_the_weakest_cell(runs):
 def test_the_table_counts_what_holds_fails_and_is_open_and_says_claims_in_words(runs):
     begin("03_defences").record("001.dae", {"a": GOOD, "b": BAD, "c": WIDE, "d": GOOD}, data="mnist")
     short, long = table([row("001.dae", [runs])]), table([row("001.dae", [runs])], statements=True)
-    assert "(cells: 2 hold, 1 fail, 1 open; weakest: b)" in short and "twins" not in short
+    assert "(weakest of 4: b; 2 hold, 1 fail, 1 open)" in short and "twins" not in short
     heads, _, line = (part.strip("| ").split(" | ") for part in long.splitlines())
     assert [h.strip() for h in heads][:4] == ["what it says", "verdict", "document / here [95 %]", "measured as"]
     assert line[0].strip() == "deterministic autoencoders are more robust than their VAE twins (`001.dae`)"

@@ -56,7 +56,7 @@ def test_all_evidence_is_kept_in_one_file_and_gives_the_same_ledger(tmp_path):
 def test_the_readme_has_the_ledger_of_the_evidence():
     text = (ROOT / "README.md").read_text()
     (shown,) = re.findall(r"<!-- ledger -->\n(.*?)<!-- end of ledger -->", text, re.DOTALL)
-    assert shown == paper.readme_ledger()
+    assert shown == paper.readme_ledger(claims.ledger([FIGURES]))
 
 
 def test_notebook_09_shows_the_ledger_of_the_evidence():
@@ -83,8 +83,57 @@ def test_each_claim_stands_in_the_table_of_one_notebook_as_the_evidence_gives_it
     assert sorted(shown) == sorted(claims.load())
 
 
+def test_every_number_that_a_text_gives_with_its_interval_was_found_by_a_kept_run():
+    """In the notebook's folders of `figures/`, or its stored outputs; rounded, in %, or with its sign turned."""
+    unknown = []
+    for path in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb")):
+        found = [t for folder in FIGURES.glob(f"{path.stem}*") for t in _found(folder)]
+        found += [_values(t) for t in INTERVAL.findall(json.dumps(_outputs(path), ensure_ascii=False))]
+        unknown += [f"{path.stem}: {m[0]}" for m in INTERVAL.finditer(_texts(path)) if not _known(m.groups(), found)]
+    found = [t for folder in FIGURES.iterdir() if folder.is_dir() for t in _found(folder)]
+    readme = re.sub("<!-- ledger.*end of ledger -->", "", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    unknown += [f"README: {m[0]}" for m in INTERVAL.finditer(readme) if not _known(m.groups(), found)]
+    assert not unknown
+
+
+NUMBER = r"[+−-]?(?:\d[\d,]*)?\.?\d+"
+INTERVAL = re.compile(rf"({NUMBER})(?: %)?(?: nats)? \[({NUMBER}), ({NUMBER})\]")
+
+
 def _texts(path: Path) -> str:
     return "\n\n".join(c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == "markdown")
+
+
+def _outputs(path: Path) -> list:
+    cells = nbformat.read(path, as_version=4).cells
+    return [o.get("text") or o.get("data", {}).get("text/markdown") for c in cells for o in c.get("outputs", [])]
+
+
+def _found(folder: Path) -> list[tuple[float, ...]]:
+    cells = [c for e in claims.read_strictly(folder / "claims.json") for c in e.cells.values()]
+    printed = folder / "printed.txt"
+    told = INTERVAL.findall(printed.read_text()) if printed.is_file() else []
+    rows = [row for path in folder.glob("*.csv") for row in csv.DictReader(path.read_text().splitlines())]
+    drawn = [(row[axis], row["low"], row["high"]) for row in rows if row.get("low") for axis in "xy"]
+    numbers = [t for t in drawn if re.fullmatch(r"-?[\d.e-]+", t[0])]
+    return [(c.effect, c.low, c.high) for c in cells] + [_values(t) for t in told + numbers]
+
+
+def _values(texts: tuple[str, ...]) -> tuple[float, ...]:
+    return tuple(float(t.replace("−", "-").replace(",", "")) for t in texts)
+
+
+def _known(texts: tuple[str, ...], found: list[tuple[float, ...]]) -> bool:
+    places = [len(t.partition(".")[2]) for t in texts]
+    said = _values(texts)
+
+    def fits(triple: tuple[float, ...]) -> bool:
+        return all(abs(a - b) <= 0.5001 * 10.0**-n for a, b, n in zip(said, triple, places, strict=True))
+
+    return any(
+        fits((e, low, high)) or fits((-e, -high, -low)) or fits((100 * e, 100 * low, 100 * high))
+        for e, low, high in found
+    )
 
 
 def test_the_plan_fits_the_notebooks(monkeypatch):
@@ -120,7 +169,7 @@ print("said")
         new_code_cell(parameters, id="parameters", metadata={"tags": ["parameters"]}),
         new_code_cell(records, id="records"),
         new_markdown_cell(
-            "Found:\n<!-- claims: 001.vulnerable 001.dae -->\nold\n<!-- end of claims -->\nend", id="found"
+            "Found:\n<!-- claims: 001.vulnerable 001.dae -->\nstale\n<!-- end of claims -->\nend", id="found"
         ),
     ]
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
@@ -129,7 +178,7 @@ print("said")
     entry |= {"cpu": {"limit": 5}, "figures": {"curve": "001, Table 1"}}
     missing = entry | {"folder": "00_tiny-svhn", "needs": ["no_such_set"]}
     (tmp_path / "figures" / "plan.json").write_text(json.dumps([entry, missing]))
-    (tmp_path / "README.md").write_text("# Tiny\n<!-- ledger -->\nold\n<!-- end of ledger -->\nend\n")
+    (tmp_path / "README.md").write_text("# Tiny\n<!-- ledger -->\nstale\n<!-- end of ledger -->\nend\n")
     return tmp_path
 
 
@@ -150,10 +199,10 @@ def test_the_paper_profile_runs_what_has_data_and_keeps_what_it_found(project, c
     (evidence,) = json.loads((project / "figures" / "claims.json").read_text())
     assert evidence["claim"] == "001.vulnerable" and evidence["cells"]["vae"]["effect"] == 2.0
     readme = (project / "README.md").read_text()
-    assert "| 001 | 12 |" in readme and "old" not in readme and readme.endswith("<!-- end of ledger -->\nend\n")
+    assert "| 001 | 12 |" in readme and "stale" not in readme and readme.endswith("<!-- end of ledger -->\nend\n")
     shown = _texts(project / "notebooks" / "00_tiny.ipynb")
     assert re.findall(r"`(001[\w.]*)`", shown) == ["001.vulnerable", "001.dae", "001.dae.dim"]
-    assert "2 [1.5, 2.5]" in shown and "old" not in shown and shown.endswith("<!-- end of claims -->\nend")
+    assert "2 [1.5, 2.5]" in shown and "stale" not in shown and shown.endswith("<!-- end of claims -->\nend")
     assert main(["paper", "--workers", "1"]) == 0  # nothing is left to run, and the same is kept
     assert "1 runs, of which 1 are finished" in capsys.readouterr().out
     assert json.loads((kept / "run.json").read_text()) == about
@@ -162,6 +211,36 @@ def test_the_paper_profile_runs_what_has_data_and_keeps_what_it_found(project, c
 def test_a_table_of_claims_that_do_not_exist_is_refused():
     with pytest.raises(ValueError, match=r"001\.da, 9 in <!-- claims: 001\.dae 001\.da 9 --> .* no claim"):
         paper.with_claims("<!-- claims: 001.dae 001.da 9 -->\n<!-- end of claims -->", claims.ledger([FIGURES]))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<!-- claims: 001.dae -->\nold\n\nmine\n\n<!-- claims: 002b -->\nold\n<!-- end of claims -->",
+        "<!-- claims: 001.dae -->\nold",
+        "<!-- end of claims -->",
+        "<!--claims: 001.dae-->\n<!-- end of claims -->",
+        "<!-- claims: 001.dae --> \n<!-- end of claims -->",
+        "<!-- claims:  -->\n<!-- end of claims -->",
+    ],
+)
+def test_marks_that_do_not_fit_are_refused(text):
+    with pytest.raises(ValueError, match="expected, in pairs"):
+        paper.with_claims(text, claims.ledger([FIGURES]))
+
+
+def test_lists_are_made_all_or_none_and_the_notebook_that_stops_them_is_named(project, capsys):
+    before = (project / "README.md").read_text()
+    for content in ("", '{"cells": 3}', "typo"):
+        path = project / "notebooks" / "01_mine.ipynb"
+        if content == "typo":
+            mark = "<!-- claims: 999 -->\n<!-- end of claims -->"
+            nbformat.write(new_notebook(cells=[new_markdown_cell(mark, id="mark")]), path)
+        else:
+            path.write_text(content)
+        assert main(["collect"]) == 1
+        assert "01_mine.ipynb: " in capsys.readouterr().err
+        assert (project / "README.md").read_text() == before and not (project / "figures" / "manifest.json").exists()
 
 
 def test_the_estimate_is_what_the_same_run_took(project):

@@ -1,6 +1,7 @@
 """`vaenb run`: parameters are checked, results land in their folder, and a failure is told with its cell."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import nbformat
@@ -62,29 +63,96 @@ def test_a_failing_cell_is_told_and_the_notebook_kept(notebook, capsys):
     said = capsys.readouterr().err
     assert "cell 4 of" in said and "ValueError: a negative seed" in said
     folder = claims.runs_folder() / "tiny_seed=-1"
-    assert str(folder / "unfinished" / "tiny.ipynb") in said and (folder / "unfinished" / "tiny.ipynb").exists()
-    assert not (folder / "tiny.ipynb").exists()
+    kept = folder / "unfinished-run" / "tiny.part.ipynb"
+    assert str(kept) in said and kept.exists() and not (folder / "tiny.ipynb").exists()
+
+
+def changed(notebook: Path, code: str) -> None:
+    """Let the notebook do more before its last cell's check."""
+    book = nbformat.read(notebook, as_version=4)
+    book.cells[-1].source = f"{code}\nif seed < 0:\n    raise ValueError('a negative seed')"
+    nbformat.write(book, notebook)
+
+
+def kept(folder: Path) -> dict[str, bytes]:
+    """The files of a run's folder, without those of an unfinished run."""
+    paths = [p for p in folder.rglob("*") if p.is_file() and "unfinished-run" not in p.parts and p.name != ".lock"]
+    return {str(p.relative_to(folder)): p.read_bytes() for p in paths}
 
 
 def test_a_run_that_fails_leaves_the_finished_one_before_it_and_does_not_count(notebook):
     folder = runs.run(notebook, {"beta": 4})
-    (folder / "mine.txt").write_text("the user's own")
-    (folder / "figure").mkdir()
-    (folder / "figure" / "old.png").touch()
-    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    good = notebook.read_text()
-    notebook.write_text(good.replace("if seed < 0:", "(run.folder / 'figure').mkdir(); 1 / 0\\nif seed < 0:"))
-    with pytest.raises(runs.RunFailed, match=r"unfinished/tiny\.ipynb\nZeroDivisionError"):
+    before = kept(folder)
+    again = 'run.record("001.vulnerable", {"vae": claims.Estimate(9, 8, 10)}, data="mnist"); 1 / 0'
+    changed(notebook, again)
+    with pytest.raises(runs.RunFailed, match=r"unfinished-run/tiny\.part\.ipynb\nZeroDivisionError"):
         runs.run(notebook, {"beta": 4})
-    left = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file() and "unfinished" not in p.parts}
-    assert left == before and (folder / "unfinished" / "claims.json").is_file()
+    assert kept(folder) == before
+    assert json.loads((folder / "unfinished-run" / "claims.json").read_text())[0]["cells"]["vae"]["effect"] == 9
     (row,) = (r for r in claims.ledger([folder]) if r["claim"] == "001.vulnerable")
     assert [c["effect"] for c in row["cells"]] == [4.0]
-    notebook.write_text(good.replace("if seed < 0:", "(run.folder / 'figure').mkdir()\\nif seed < 0:"))
-    runs.run(notebook, {"beta": 4})
-    made = {"tiny.ipynb", "run.json", "claims.json", "figure"}
-    assert {p.name for p in folder.iterdir()} == made | {"mine.txt", ".lock"}
-    assert not list((folder / "figure").iterdir())
+
+
+def test_a_later_run_takes_the_place_of_what_the_one_before_made_and_of_nothing_else(notebook):
+    changed(notebook, '(run.folder / "a").mkdir(); (run.folder / "a" / "old").touch(); (run.folder / "b").touch()')
+    folder = runs.run(notebook)
+    assert {"a/old", "b", "claims.json", "run.json", "tiny.ipynb"} == {*kept(folder)}
+    for name in ("mine", "a/mine"):
+        (folder / name).write_text("the user's own")
+    changed(notebook, '(run.folder / "a").mkdir(); (run.folder / "a" / "new").touch()')
+    runs.run(notebook)
+    assert {"a/new", "a/mine", "mine", "claims.json", "run.json", "tiny.ipynb"} == {*kept(folder)}
+    assert not (folder / "unfinished-run").exists()
+    book = nbformat.read(notebook, as_version=4)
+    book.cells = [cell for cell in book.cells if cell.id != "record"]
+    nbformat.write(book, notebook)
+    changed(notebook, "")
+    runs.run(notebook)  # records nothing: the claims of the run before are not its own
+    assert json.loads((folder / "claims.json").read_text()) == []
+
+
+@pytest.mark.parametrize("stop", range(4))
+def test_a_run_stopped_while_it_moves_in_is_not_lost(notebook, monkeypatch, stop):
+    folder = runs.run(notebook)
+    changed(notebook, '(run.folder / "made").write_text("new")')
+    moves = []
+
+    def interrupted(source, target, done):
+        if len(moves) == stop:
+            raise KeyboardInterrupt
+        moves.append(target)
+        return done(source, target)
+
+    with monkeypatch.context() as m:
+        for name in ("move", "copy"):
+            m.setattr(runs.shutil, name, partial(interrupted, done=getattr(runs.shutil, name)))
+        with pytest.raises(KeyboardInterrupt):
+            runs.run(notebook)
+    assert not runs.finished(notebook, folder, {}) and len(moves) == stop
+    with monkeypatch.context() as m:
+        m.setattr(runs.papermill, "execute_notebook", None)  # nothing is executed again
+        runs.run(notebook)
+    assert runs.finished(notebook, folder, {}) and (folder / "made").read_text() == "new"
+    assert {"made", "claims.json", "run.json", "tiny.ipynb"} == {*kept(folder)}
+
+
+def test_what_is_in_the_way_of_the_results_is_named_and_they_wait(notebook):
+    changed(notebook, '(run.folder / "data").mkdir(); (run.folder / "data" / "x").touch()')
+    folder = claims.runs_folder() / "tiny"
+    folder.mkdir(parents=True)
+    (folder / "data").touch()
+    with pytest.raises(FileExistsError, match=r"folder: .*/data is in the way"):
+        runs.run(notebook)
+    (folder / "data").rename(folder / "mine")
+    assert (runs.run(notebook) / "data" / "x").is_file()
+
+
+def test_the_notebook_of_an_unfinished_run_is_not_run_where_it_is(notebook, capsys):
+    with pytest.raises(runs.RunFailed):
+        runs.run(notebook, {"seed": -1})
+    left = claims.runs_folder() / "tiny_seed=-1" / "unfinished-run" / "tiny.part.ipynb"
+    assert main(["run", str(left), "-o", str(left.parents[1])]) == 1
+    assert "the notebook itself is in" in capsys.readouterr().err and left.is_file()
 
 
 def test_the_command_says_where_things_are_and_what_was_found(notebook, capsys):
@@ -103,7 +171,7 @@ def test_the_command_says_where_things_are_and_what_was_found(notebook, capsys):
 def test_the_notebooks_own_folder_is_no_place_for_results(notebook, capsys):
     source = notebook.read_bytes()
     assert main(["run", str(notebook), "-o", str(notebook.parent)]) == 1
-    assert "holds the notebook itself" in capsys.readouterr().err
+    assert "the notebook itself is in" in capsys.readouterr().err
     assert notebook.read_bytes() == source
 
 

@@ -104,6 +104,27 @@ def test_a_sweep_collects_one_table_and_a_failed_run_stops_no_other(notebook, ca
     assert (folder / "threads").read_text() == "1"  # so that a number does not depend on how many workers there are
 
 
+@pytest.mark.parametrize("fails", [(2, 3), (3, 4)])  # which writings; the fourth is after the runs
+def test_a_table_that_can_not_be_written_stops_no_run(notebook, monkeypatch, fails):
+    write, calls = sweeps.write_table, []
+
+    def full(path, jobs, errors):
+        calls.append(path)
+        if len(calls) in fails:
+            raise OSError(28, "can't write the table", str(path))
+        write(path, jobs, errors)
+
+    monkeypatch.setattr(sweeps, "write_table", full)
+    values = {"beta": [1.0, 3.0]}
+    if 4 in fails:
+        with pytest.raises(OSError, match="can't write the table"):
+            sweeps.sweep(notebook, values, workers=1)
+    else:
+        table, errors = sweeps.sweep(notebook, values, workers=1)
+        assert not errors and [r["status"] for r in read(table)] == ["finished", "finished"]
+    assert all(job.finished for job in sweeps.grid(notebook, values))
+
+
 def test_what_is_finished_is_not_run_again_unless_the_notebook_has_changed(notebook):
     (job,) = sweeps.grid(notebook, {"beta": [1]})
     assert not job.finished and dict(sweeps.execute([job], workers=1)) == {job: None} and job.finished
@@ -124,7 +145,8 @@ def test_a_worker_that_is_killed_in_the_middle_loses_no_run(notebook, cluster):
     victims: set[int] = set()
 
     def in_the_middle() -> bool:
-        started = {int((job.folder / "pid").read_text() or 0) for job in jobs if (job.folder / "pid").is_file()}
+        growing = [job.folder / "unfinished-run" / "pid" for job in jobs]
+        started = {int(path.read_text() or 0) for path in growing if path.is_file()}
         victims.update(started & {c.pid for c in psutil.Process(workers[0].pid).children(recursive=True)})
         return bool(victims)
 
@@ -155,14 +177,15 @@ def test_an_interrupted_sweep_keeps_what_is_finished_and_goes_on(notebook):
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     # tests that a shell has put into the background ignore Ctrl-C, and so would their children
     process = subprocess.Popen(command, **pipes, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
-    wait_for(lambda: (jobs[1].folder / "pid").is_file() and jobs[0].finished)
+    growing = jobs[1].folder / "unfinished-run" / "pid"
+    wait_for(lambda: growing.is_file() and jobs[0].finished)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=300)
     assert process.returncode == 130 and "the same command goes on" in said
     rows = read(claims.runs_folder() / "tiny_wait=0,900.csv")
     assert [r["status"] for r in rows] == ["finished", "waiting"]
     assert jobs[0].finished and not jobs[1].finished
-    wait_for(lambda: not alive(int((jobs[1].folder / "pid").read_text())), 120)
+    wait_for(lambda: not alive(int(growing.read_text())), 120)
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,13 @@ from vaenb import files
 
 PROFILES = ("quick", "paper")
 NOT_MEASURED, NO_VERDICT, INCOMPLETE = "not measured", "no verdict (quick)", "incomplete"
-UNFINISHED = "unfinished"  # the folder, in a run's own, in which its results grow until all are there
+UNFINISHED = "unfinished-run"  # the folder, in a run's own, in which its results grow until all are there
+LEGEND = (
+    "*Document / here*: the document's number (–: it prints none) and ours with its interval over images, in the "
+    "weakest of the claim's cells, of which so many hold, fail (are contradicted) and are open. A cell is open, too, "
+    "where one training alone lies on the other side of the bound. *Incomplete*: what was measured holds, and a data "
+    "set of the claim (*no …*) is missing. *Stand-in*: another set, shown in its place and never counted."
+)
 _ORDER = (NO_VERDICT, "contradicted", "inconclusive", "reproduced")  # the first found among the cells is the claim's
 
 
@@ -302,7 +308,7 @@ def ledger(folders: Iterable[Path | str] | None = None) -> list[dict]:
     A row: claim, document, statement, verdict, data (measured), missing, cells (all, stand-ins too), shown (the cells
     the verdict rests on), notebook, profile, seeds. Paper evidence wins over quick; of runs with the same notebook,
     data, settings and seeds the newest counts, and runs with different ones all do: nothing found is dropped in
-    silence (delete a run's folder to take its word back). What a run left `unfinished` does not count, and a damaged
+    silence (delete a run's folder to take its word back). What an unfinished run left does not count, and a damaged
     file is named in a warning and skipped.
     """
     roots = [runs_folder(), project_folder() / "figures"] if folders is None else [Path(f) for f in folders]
@@ -401,13 +407,15 @@ def _estimate(cell: dict) -> Estimate:
 def _effect(row: dict) -> str:
     if not row["shown"]:
         return ""
-    cell, number = row["shown"][0], "{effect:.3g} [{low:.3g}, {high:.3g}]".format(**row["shown"][0])
+    cell, several = row["shown"][0], len({c["data"] for c in row["shown"]}) > 1
+    number = f"{cell['effect']:.3g} [{cell['low']:.3g}, {cell['high']:.3g}]"
     if len(row["shown"]) == 1:
         return number
     words = {"reproduced": "hold", "contradicted": "fail", "inconclusive": "open"}
-    counts = {word: sum(c["verdict"] == verdict for c in row["shown"]) for verdict, word in words.items()}
-    told = ", ".join(f"{count} {word}" for word, count in counts.items() if count) or f"{len(row['shown'])}"
-    return f"{number} (cells: {told}; weakest: {cell['cell']})"
+    counts = {word: sum(c["verdict"] == v for c in row["shown"] if c["counts"]) for v, word in words.items()}
+    told = ", ".join(f"{count} {word}" for word, count in counts.items() if count)
+    weakest = cell["cell"] + (f" on {cell['data']}" if several else "") + (f"; {told}" if told else "")
+    return f"{number} (weakest of {len(row['shown'])}: {weakest})"
 
 
 def _data(row: dict) -> str:

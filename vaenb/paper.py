@@ -23,7 +23,7 @@ from vaenb.sweeps import Job
 _MADE_BY = ("notebook", "profile", "parameters", "settings", "seeds", "data", "device", "threads", "versions")
 _COST = ("started", "seconds", "peak_memory_gib")
 _LEDGER = re.compile(r"(?<=<!-- ledger -->\n).*?(?=<!-- end of ledger -->)", re.DOTALL)
-_SOME = re.compile(r"(<!-- claims: (.*?) -->\n).*?(?=<!-- end of claims -->)", re.DOTALL)
+_SOME = re.compile(r"^(<!-- claims: (\S.*?) -->\n)(?:(?!<!--)[\s\S])*(?=^<!-- end of claims -->$)", re.MULTILINE)
 
 
 def figures_folder() -> Path:
@@ -101,8 +101,12 @@ def run(jobs: list[Job], *, workers: int | None = None, scheduler: str | None = 
         for number, (job, failed) in enumerate(sweeps.execute(stage, workers=workers, scheduler=scheduler), start=1):
             error = failed or _kept(job)
             errors |= {job: error} if error else {}
-            remake()
+            try:
+                remake()
+            except (OSError, ValueError) as reason:  # the runs go on, and the end tries again
+                print(f"the lists of figures/ wait: {reason}", flush=True)
             print(f"{'failed' if error else 'finished'} ({number}): {job.folder.name}", flush=True)
+    remake()
     return errors
 
 
@@ -130,7 +134,7 @@ def collect(folder: Path) -> Path:
     if not notebook.is_file():
         raise ValueError(f"{folder}: there is no {notebook.name} in it, so the run is not finished")
     target = figures_folder() / same[0]["folder"]
-    part = target.with_name(f".{target.name}.part")
+    part = claims.project_folder() / f".{target.name}.part"  # not in figures/: one that a crash leaves is no run
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     for name in same[0]["figures"]:
@@ -138,7 +142,7 @@ def collect(folder: Path) -> Path:
     recorded = folder / "claims.json"  # a notebook need not record any
     found = claims.read_strictly(recorded) if recorded.is_file() else []
     files.write_json(part / "claims.json", [e.to_json() for e in found])
-    files.write_json(part / "run.json", about)
+    files.write_json(part / "run.json", {key: value for key, value in about.items() if key != "files"})
     files.write(part / "printed.txt", _printed(notebook))
     shutil.rmtree(target, ignore_errors=True)
     part.rename(target)
@@ -146,20 +150,28 @@ def collect(folder: Path) -> Path:
 
 
 def remake() -> None:
-    """Make `manifest.json`, `claims.json`, README's ledger and the notebooks' from the folders of `figures/`."""
-    files.write_json(figures_folder() / "manifest.json", manifest())
-    files.write_json(figures_folder() / "claims.json", evidence())
-    readme = claims.project_folder() / "README.md"
-    files.write(readme, _LEDGER.sub(lambda _: readme_ledger(), readme.read_text(encoding="utf-8")))
-    rows = claims.ledger([figures_folder()])
+    """Make `manifest.json`, `claims.json`, README's ledger and the notebooks' from the folders of `figures/`.
+
+    Raises ValueError naming a file that is damaged, or has marks for a table that do not fit, before it writes any.
+    """
+    rows, readme = claims.ledger([figures_folder()]), claims.project_folder() / "README.md"
+    lists = {"manifest.json": manifest(), "claims.json": evidence()}
+    texts = {readme: _LEDGER.sub(lambda _: readme_ledger(rows), readme.read_text(encoding="utf-8"))}
     for path in (claims.project_folder() / "notebooks").glob("[0-9]*.ipynb"):
-        book = nbformat.read(path, as_version=4)
-        before = nbformat.writes(book)
-        for cell in book.cells:
-            if cell.cell_type == "markdown":
-                cell.source = with_claims(cell.source, rows)
-        if (after := nbformat.writes(book)) != before:
-            files.write(path, after + "\n")
+        try:
+            book = nbformat.read(path, as_version=4)
+            before = nbformat.writes(book)
+            for cell in book.cells:
+                if cell.cell_type == "markdown":
+                    cell.source = with_claims(cell.source, rows)
+            after = nbformat.writes(book)
+        except (ValueError, TypeError, KeyError, AttributeError, nbformat.ValidationError) as error:
+            raise ValueError(f"{path}: {error}") from error
+        texts |= {path: after + "\n"} if after != before else {}
+    for name, content in lists.items():
+        files.write_json(figures_folder() / name, content)
+    for path, text in texts.items():
+        files.write(path, text)
 
 
 def manifest() -> list[dict]:
@@ -184,13 +196,13 @@ def evidence() -> list[dict]:
     return [e.to_json() for path in paths for e in claims.read_strictly(path)]
 
 
-def readme_ledger() -> str:
+def readme_ledger(rows: list[dict]) -> str:
     """The README's part on the claims: how many came out how, and the whole table folded away."""
-    rows = claims.ledger([figures_folder()])
     parts = (
         claims.summary(rows),
         f"<details><summary>All {len(rows)} claims</summary>",
         claims.table(rows),
+        claims.LEGEND,
         "</details>",
     )
     return "\n" + "\n\n".join(parts) + "\n\n"
@@ -199,19 +211,25 @@ def readme_ledger() -> str:
 def with_claims(text: str, rows: list[dict]) -> str:
     """Fill what stands between `<!-- claims: 001.dae joint -->` and `<!-- end of claims -->` of a Markdown text.
 
-    It becomes the table of the claims whose ids are named, or begin with a name and a dot. Raises ValueError for a
-    name of none.
+    It becomes the table of the claims whose ids are named, or begin with a name and a dot. Raises ValueError for names
+    of none, and for marks that are not in pairs, each in a line of its own.
     """
 
     def filled(match: re.Match) -> str:
         names = match[2].split()
-        chosen = {name: [r for r in rows if f"{r['claim']}.".startswith(f"{name}.")] for name in names}
-        if empty := [name for name in names if not chosen[name]]:
-            raise ValueError(f"claims: {', '.join(empty)} in {match[1].strip()} is no claim of claims.csv")
-        table = claims.table([r for r in rows if any(r in part for part in chosen.values())], statements=True)
-        return f"{match[1]}\n{table}\n\n"
+        if unknown := [name for name in names if not any(_is(row, name) for row in rows)]:
+            raise ValueError(f"claims: {', '.join(unknown)} in {match[1].strip()} is no claim of claims.csv")
+        table = claims.table([row for row in rows if any(_is(row, name) for name in names)], statements=True)
+        return f"{match[1]}\n{table}\n\n{claims.LEGEND}\n\n"
 
-    return _SOME.sub(filled, text)
+    filled_in, pairs = _SOME.subn(filled, text)
+    if len(re.findall(r"<!--\s*(?:claims:|end of claims)", text)) != 2 * pairs:
+        raise ValueError("claims: lines <!-- claims: ids --> and <!-- end of claims --> expected, in pairs")
+    return filled_in
+
+
+def _is(row: dict, name: str) -> bool:
+    return f"{row['claim']}.".startswith(f"{name}.")
 
 
 def _job(entry: dict, device: str) -> Job:

@@ -45,45 +45,71 @@ def run(
     Parameter names are checked against the notebook's parameters cell, since papermill only warns of an unknown one;
     whole numbers become floats where the notebook's annotation says so. `folder` defaults to runs/<notebook>, with
     the given settings appended. What the run took (seconds; GiB of memory at its peak, the kernel with its children)
-    is added to run.json. Results grow in `unfinished/` of the folder, and replace an earlier run's when all are there;
-    not `again` leaves a finished run as it is. Raises FileNotFoundError, ValueError, RunFailed with the cell's error.
+    is added to run.json. Results grow in `unfinished-run` of the folder (which the next run empties), and take the
+    place of an earlier run's when all are there; not `again` leaves a finished run as it is. Raises FileNotFoundError,
+    ValueError, RunFailed with the cell's error, and FileExistsError where something is in the way.
     """
     notebook = Path(notebook)
     parameters = checked(notebook, parameters or {})
     folder = Path(folder) if folder else claims.runs_folder() / folder_name(notebook, parameters)
-    if folder.resolve() == notebook.parent.resolve():
-        raise ValueError(f"folder: {folder} holds the notebook itself, and would get the executed one in its place")
+    if notebook.parent.resolve() in (folder.resolve(), (folder / claims.UNFINISHED).resolve()):
+        raise ValueError(f"folder: the notebook itself is in {notebook.parent}, which the run writes to; copy it")
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"):  # another sweep may be at the same run: one after the other
         if again or not finished(notebook, folder, parameters):
-            _execute(notebook, parameters, folder, progress)
+            if not finished(notebook, folder / claims.UNFINISHED, parameters):  # else it was stopped while it moved in
+                _execute(notebook, parameters, folder / claims.UNFINISHED, progress)
+            _move_in(folder, notebook.name)
     return folder
 
 
 def _execute(notebook: Path, parameters: dict, folder: Path, progress: bool) -> None:
-    part = folder / claims.UNFINISHED
-    executed = part / notebook.name
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir()
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir()
+    part = folder / f"{notebook.stem}.part.ipynb"
     quiet = {"progress_bar": progress, "store_widget_state": False}
-    with _environment(VAENB_RUN=str(part.resolve()), PLOTLY_RENDERER=_renderer(), **named_folders()), _cost() as cost:
+    with _environment(VAENB_RUN=str(folder.resolve()), PLOTLY_RENDERER=_renderer(), **named_folders()), _cost() as cost:
         try:
-            papermill.execute_notebook(notebook, executed, parameters, cwd=notebook.parent, **quiet)
+            papermill.execute_notebook(notebook, part, parameters, cwd=notebook.parent, **quiet)
         except papermill.PapermillExecutionError as error:
             raise RunFailed(
-                f"cell {error.exec_count} of {notebook} failed; see {executed}\n{error.ename}: {error.evalue}"
+                f"cell {error.exec_count} of {notebook} failed; see {part}\n{error.ename}: {error.evalue}"
             ) from error
         except RuntimeError as error:
-            raise KernelDied(f"the kernel of {notebook} died ({error}); see {executed}") from error
+            raise KernelDied(f"the kernel of {notebook} died ({error}); see {part}") from error
         except NoSuchKernel as error:
             raise RunFailed(f"{notebook}: {error}; its kernelspec names a kernel that is not installed") from error
-    _add_to_run_json(part, {"parameters": parameters, **cost}, notebook.stem)
-    (folder / notebook.name).unlink(missing_ok=True)  # a folder with the notebook in it is a finished run
-    for made in sorted(part.iterdir(), key=lambda path: path.name == notebook.name):  # so it comes last
-        if (old := folder / made.name).is_dir():
-            shutil.rmtree(old)
-        made.replace(old)
-    part.rmdir()
+    if not (folder / "claims.json").is_file():
+        files.write_json(folder / "claims.json", [])  # so that an earlier run's do not stay
+    made = [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and path != part]
+    about = {"parameters": parameters, **cost, "files": sorted({*made, "run.json", notebook.name})}
+    _add_to_run_json(folder, about, notebook.stem)
+    part.replace(folder / notebook.name)
+
+
+def _move_in(folder: Path, notebook: str) -> None:
+    """Move what a finished run made into its folder, the notebook last, and drop what only the run before it made.
+
+    Stopped in the middle, it can be called again: run.json stays in both places until all is there.
+    """
+    part = folder / claims.UNFINISHED
+    made = json.loads((part / "run.json").read_text(encoding="utf-8"))["files"]
+    places = [folder / name for name in made]
+    blocked = [p for place in places for p in place.parents if p.exists() and not p.is_dir()]
+    if blocked := blocked + [place for place in places if place.is_dir()]:
+        raise FileExistsError(f"folder: {blocked[0]} is in the way of the run's results; move it, and run again")
+    with suppress(OSError, ValueError, KeyError, TypeError):  # no earlier run, or one that kept no list
+        before = json.loads((folder / "run.json").read_text(encoding="utf-8"))["files"]
+        for old in (folder / name for name in before if name not in made):
+            if old.resolve().is_relative_to(folder.resolve()):
+                old.unlink(missing_ok=True)
+    (folder / notebook).unlink(missing_ok=True)  # a folder with the notebook in it is a finished run
+    for name in sorted(made, key=lambda name: (name == notebook, name == "run.json")):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        if (part / name).exists():  # else it has moved already
+            (shutil.copy if name == "run.json" else shutil.move)(part / name, folder / name)
+    shutil.rmtree(part, ignore_errors=True)
 
 
 def finished(notebook: Path | str, folder: Path, parameters: dict) -> bool:

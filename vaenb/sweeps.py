@@ -101,6 +101,7 @@ def sweep(
     errors: dict[Job, str] = {}
     table = jobs[0].folder.parent / f"{runs.folder_name(Path(notebook), values)}.csv"
     write_table(table, jobs, errors)
+    behind = False
     done = sum(job.finished for job in jobs)
     with tqdm(total=len(jobs), initial=done, desc=f"{len(jobs)} runs, {done} finished before") as bar:
         for job, error in execute(jobs, workers=workers, scheduler=scheduler):
@@ -109,10 +110,13 @@ def sweep(
                 bar.write(f"failed: {job.folder.name}\n  {error}")
             try:
                 write_table(table, jobs, errors)
-            except OSError as reason:  # the runs go on, and are all in the table that is written at the end
-                bar.write(f"{reason}")
+                behind = False
+            except OSError as reason:  # the runs go on
+                bar.write(str(reason))
+                behind = True
             bar.update()
-    write_table(table, jobs, errors)
+    if behind:
+        write_table(table, jobs, errors)
     return table, errors
 
 
