@@ -203,7 +203,10 @@ def test_the_paper_profile_runs_what_has_data_and_keeps_what_it_found(project, c
     shown = _texts(project / "notebooks" / "00_tiny.ipynb")
     assert re.findall(r"`(001[\w.]*)`", shown) == ["001.vulnerable", "001.dae", "001.dae.dim"]
     assert "2 [1.5, 2.5]" in shown and "stale" not in shown and shown.endswith("<!-- end of claims -->\nend")
+    old = project / "figures" / "claims.json"
+    old.write_text(old.read_text().replace(evidence["settings"], "00000000"))  # as before a change of settings
     assert main(["paper", "--workers", "1"]) == 0  # nothing is left to run, and the same is kept
+    assert (project / "README.md").read_text() == readme and json.loads(old.read_text()) == [evidence]
     assert "1 runs, of which 1 are finished" in capsys.readouterr().out
     assert json.loads((kept / "run.json").read_text()) == about
 

@@ -154,7 +154,8 @@ def remake() -> None:
 
     Raises ValueError naming a file that is damaged, or has marks for a table that do not fit, before it writes any.
     """
-    rows, readme = claims.ledger([figures_folder()]), claims.project_folder() / "README.md"
+    kept = [path for path in figures_folder().iterdir() if path.is_dir()]  # and not the list that is made anew here
+    rows, readme = claims.ledger(kept), claims.project_folder() / "README.md"
     lists = {"manifest.json": manifest(), "claims.json": evidence()}
     texts = {readme: _LEDGER.sub(lambda _: readme_ledger(rows), readme.read_text(encoding="utf-8"))}
     for path in (claims.project_folder() / "notebooks").glob("[0-9]*.ipynb"):
