@@ -27,7 +27,8 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor
 from torchvision import datasets
 
-from vaenb import files, sprites
+from vaenb import sprites
+from vaenb.files import replacing
 
 EMBEDDED = ("digits", "sprites")
 SPLITS = ("train", "test")
@@ -355,7 +356,7 @@ def _image_set(images: np.ndarray, labels, path: Path, name: str, split: str) ->
 
 
 def _write_npz(file: Path, arrays: dict[str, np.ndarray]) -> None:
-    with files.replacing(file) as part, part.open("wb") as target:
+    with replacing(file) as part, part.open("wb") as target:
         np.savez_compressed(target, **arrays)
 
 

@@ -218,9 +218,9 @@ def with_claims(text: str, rows: list[dict]) -> str:
 
     def filled(match: re.Match) -> str:
         names = match[2].split()
-        if unknown := [name for name in names if not any(_is(row, name) for row in rows)]:
+        if unknown := [name for name in names if not any(_named(row, name) for row in rows)]:
             raise ValueError(f"claims: {', '.join(unknown)} in {match[1].strip()} is no claim of claims.csv")
-        table = claims.table([row for row in rows if any(_is(row, name) for name in names)], statements=True)
+        table = claims.table([row for row in rows if any(_named(row, name) for name in names)], statements=True)
         return f"{match[1]}\n{table}\n\n{claims.LEGEND}\n\n"
 
     filled_in, pairs = _SOME.subn(filled, text)
@@ -229,7 +229,7 @@ def with_claims(text: str, rows: list[dict]) -> str:
     return filled_in
 
 
-def _is(row: dict, name: str) -> bool:
+def _named(row: dict, name: str) -> bool:
     return f"{row['claim']}.".startswith(f"{name}.")
 
 
