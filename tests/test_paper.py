@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 from pathlib import Path
 
 import nbformat
@@ -307,8 +308,13 @@ def test_what_can_not_be_kept_stops_no_other_run_and_readers_run_last_and_again(
     reader = {**plan[0], "notebook": "09_reader", "folder": "09_reader", "figures": {}, "cpu": {}, "parameters": {}}
     (project / "figures" / "plan.json").write_text(json.dumps([other, plan[0], reader]))
     assert main(["paper", "--workers", "1"]) == 1
-    assert "there is no nosuch.plotly.json" in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert "there is no nosuch.plotly.json" in said.err and "3 runs, 0 finished before" in said.err
+    assert "failed: 01_other" in said.out and "finished: 00_tiny" in said.out  # as they end
     assert (project / "figures" / "09_reader" / "printed.txt").read_text() == "1\n"  # after 00_tiny's one cell
     (project / "figures" / "plan.json").write_text(json.dumps([{**other, "figures": {"curve": ""}}, plan[0], reader]))
+    (reading,) = (project / "runs").glob("09_reader*")
+    shutil.copytree(reading, reading / claims.UNFINISHED)  # a reader that was stopped while it moved in
     assert main(["paper", "--workers", "1"]) == 0
     assert (project / "figures" / "09_reader" / "printed.txt").read_text() == "2\n"
+    assert "3/3" in capsys.readouterr().err

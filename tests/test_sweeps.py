@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -123,6 +124,22 @@ def test_a_table_that_can_not_be_written_stops_no_run(notebook, monkeypatch, fai
         table, errors = sweeps.sweep(notebook, values, workers=1)
         assert not errors and [r["status"] for r in read(table)] == ["finished", "finished"]
     assert all(job.finished for job in sweeps.grid(notebook, values))
+
+
+def test_the_bar_tells_how_far_a_run_has_come(notebook):
+    (job,) = sweeps.grid(notebook, {"wait": [3]})
+    before = job.folder / claims.UNFINISHED / "tiny.part.ipynb"  # of a run that was stopped, and waits
+    before.parent.mkdir(parents=True)
+    before.write_text('{"cells": [{"metadata": {"papermill": {"status": "completed"}}}]}')
+    os.utime(before, (0, 0))
+    with sweeps.shown([job], every=0.05) as bar:
+        time.sleep(0.3)
+        assert (bar.n, bar.total, bar.postfix) == (0, 1, None)
+        running = threading.Thread(target=runs.run, args=(notebook, job.parameters), kwargs={"progress": False})
+        running.start()
+        wait_for(lambda: bar.postfix == "tiny 2 of 3 cells")
+        running.join()
+    assert job.finished
 
 
 def test_what_is_finished_is_not_run_again_unless_the_notebook_has_changed(notebook):

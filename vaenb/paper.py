@@ -95,18 +95,27 @@ def run(jobs: list[Job], *, workers: int | None = None, scheduler: str | None = 
     found, readers = [j for j in jobs if "profile" in j.parameters], [j for j in jobs if "profile" not in j.parameters]
     errors = {job: error for job in found if job.finished and (error := _kept(job))}
     remake()
-    for stage in (found, readers):
-        for job in readers if stage is readers else []:
-            (job.folder / job.notebook.name).unlink(missing_ok=True)  # what it read before may have changed
-        for number, (job, failed) in enumerate(sweeps.execute(stage, workers=workers, scheduler=scheduler), start=1):
-            error = failed or _kept(job)
-            errors |= {job: error} if error else {}
-            try:
-                remake()
-            except (OSError, ValueError) as reason:  # the runs go on, and the end tries again
-                print(f"the lists of figures/ wait: {reason}", flush=True)
-            print(f"{'failed' if error else 'finished'} ({number}): {job.folder.name}", flush=True)
-    remake()
+    behind = False
+    with sweeps.shown(jobs) as bar:
+        for stage in (found, readers):
+            for job in readers if stage is readers else []:  # what they read before may have changed
+                bar.update(-1 if job.finished else 0)
+                (job.folder / job.notebook.name).unlink(missing_ok=True)
+                shutil.rmtree(job.folder / claims.UNFINISHED, ignore_errors=True)
+            for job, failed in sweeps.execute(stage, workers=workers, scheduler=scheduler):
+                error = failed or _kept(job)
+                if error:
+                    errors[job] = error
+                bar.write(f"failed: {job.folder.name}\n  {error}" if error else f"finished: {job.folder.name}")
+                try:
+                    remake()
+                    behind = False
+                except (OSError, ValueError) as reason:  # the runs go on, and the end tries again
+                    bar.write(f"the lists of figures/ wait: {reason}")
+                    behind = True
+                bar.update()
+    if behind:
+        remake()
     return errors
 
 

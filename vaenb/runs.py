@@ -18,6 +18,7 @@ import psutil
 from filelock import FileLock
 from jupyter_client.kernelspec import NoSuchKernel
 from PIL import Image
+from traitlets.config import Config
 
 from vaenb import claims, files, plots
 
@@ -69,6 +70,7 @@ def _execute(notebook: Path, parameters: dict, folder: Path, progress: bool) -> 
     folder.mkdir()
     part = folder / f"{notebook.stem}.part.ipynb"
     quiet = {"progress_bar": progress, "store_widget_state": False}
+    quiet["config"] = Config({"KernelManager": {"transport_encryption": "auto"}})  # else ipykernel warns of its lack
     with _environment(VAENB_RUN=str(folder.resolve()), PLOTLY_RENDERER=_renderer(), **named_folders()), _cost() as cost:
         try:
             papermill.execute_notebook(notebook, part, parameters, cwd=notebook.parent, **quiet)

@@ -8,8 +8,10 @@ import itertools
 import json
 import logging
 import os
+import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,8 +104,7 @@ def sweep(
     table = jobs[0].folder.parent / f"{runs.folder_name(Path(notebook), values)}.csv"
     write_table(table, jobs, errors)
     behind = False
-    done = sum(job.finished for job in jobs)
-    with tqdm(total=len(jobs), initial=done, desc=f"{len(jobs)} runs, {done} finished before") as bar:
+    with shown(jobs) as bar:
         for job, error in execute(jobs, workers=workers, scheduler=scheduler):
             if error:
                 errors[job] = error
@@ -118,6 +119,44 @@ def sweep(
     if behind:
         write_table(table, jobs, errors)
     return table, errors
+
+
+@contextmanager
+def shown(jobs: list[Job], every: float = 10) -> Iterator[tqdm]:
+    """Show a bar of the runs, and how many cells each one under way has done, looked up `every` so many seconds.
+
+    What is yielded is the bar: `update` it as a run ends, and `write` beside it.
+    """
+    begun, ended, done = time.time(), threading.Event(), sum(job.finished for job in jobs)
+    bar = tqdm(total=len(jobs), initial=done, desc=f"{len(jobs)} runs, {done} finished before", unit="run")
+
+    def look() -> None:
+        before = ""
+        while not ended.wait(every):
+            under_way = ", ".join(filter(None, (_cell(job, begun) for job in jobs)))
+            if under_way != before:
+                bar.set_postfix_str(under_way)
+            before = under_way
+
+    watcher = threading.Thread(target=look, daemon=True)
+    watcher.start()
+    try:
+        with bar:
+            yield bar
+    finally:
+        ended.set()
+        watcher.join()
+
+
+def _cell(job: Job, begun: float) -> str | None:
+    """Tell how far a run has come, as papermill notes it in the unfinished notebook; None for one not under way."""
+    part = job.folder / claims.UNFINISHED / f"{job.notebook.stem}.part.ipynb"
+    with suppress(OSError, ValueError, KeyError, TypeError):  # not begun, just ended, or being written
+        if part.stat().st_mtime >= begun:
+            cells = json.loads(part.read_text(encoding="utf-8"))["cells"]
+            done = sum(cell["metadata"]["papermill"]["status"] == "completed" for cell in cells)
+            return f"{job.notebook.stem} {done} of {len(cells)} cells"
+    return None
 
 
 def write_table(path: Path, jobs: list[Job], errors: dict[Job, str]) -> None:
