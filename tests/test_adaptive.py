@@ -178,7 +178,7 @@ def test_bad_input_is_named(model, x, defence):
     z, candidates = codes(model, x, 4)
     with pytest.raises(ValueError, match="allowed: .* at least one candidate"):
         adaptive.posterior_tilt(model, x, z, candidates, eps=0.1, allowed=torch.zeros(3, 4, dtype=torch.bool))
-    with pytest.raises(ValueError, match="eps: a finite radius ≥ 0 expected, got -1"):
+    with pytest.raises(ValueError, match="eps: finite and ≥ 0 expected, got -1"):
         adaptive.posterior_tilt(model, x, z, candidates, eps=-1.0)
     with pytest.raises(ValueError, match="z: one code for each of 3 images"):
         adaptive.posterior_tilt(model, x, z[:2], candidates, eps=0.1)

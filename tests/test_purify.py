@@ -196,4 +196,4 @@ def test_bad_input_is_refused():
     with pytest.raises(ValueError, match="eta: 0"):
         purify.diffused(tiny(), x, 5, eta=2.0)
     with pytest.raises(ValueError, match="it gives probabilities"):
-        purify.defended(nn.Softmax(1), lambda x: x.flatten(1))(x)
+        purify.defended(nn.Softmax(1).eval(), lambda x: x.flatten(1))(x)

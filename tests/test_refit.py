@@ -39,7 +39,7 @@ def test_the_same_seed_gives_the_same_encoder(model):
 
 def test_bad_input_is_named(model):
     x = torch.rand(4, 1, 8, 8)
-    with pytest.raises(ValueError, match=r"samples: \(4, S, D\), .* got \(3, 5, 2\)"):
+    with pytest.raises(ValueError, match=r"samples: \(4, S, 2\), .* got \(3, 5, 2\)"):
         refit_encoder(model, x, torch.zeros(3, 5, 2))
     with pytest.raises(ValueError, match="samples: NaN"):
         refit_encoder(model, x, torch.full((4, 5, 2), torch.nan))

@@ -19,7 +19,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from vaenb.metrics.chains import ess, split_rhat
-from vaenb.models.contract import LatentModel, check_images, check_latents, check_model
+from vaenb.models.contract import LatentModel, check_gradients, check_images, check_latents, check_model
 
 LogDensity = Callable[[Tensor, Tensor], Tensor]
 """log_density(z, index) -> (M,): up to a constant, for M latents, where index (M,) says which chains they belong to."""
@@ -123,6 +123,7 @@ def sample(
     `jitter` varies each transition's step size by up to that share: with a fixed length of trajectory a dimension
     whose period it happens to match would never move.
     """
+    check_gradients()
     step, scale = _check(z0, num_samples, warmup, leapfrog_steps, step_size, target_accept, jitter, scale, chunk)
     z0 = z0.detach()
     index = torch.arange(len(z0), device=z0.device)
@@ -196,6 +197,8 @@ def repair(
         z0 = torch.cat([q.rsample(generator=generator) for q in posterior])
         stddev = torch.cat([q.stddev for q in posterior])
         model.log_prior(z0[:1])  # a model without one says so, before its stddev of 0 is refused as a scale
+    if not unit_mass and not (stddev > 0).all():
+        raise ValueError("model: posterior(x).stddev > 0 expected, where the chains' scale begins; or use unit_mass")
     return sample(
         density,
         z0,

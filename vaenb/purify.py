@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from vaenb.attacks.pgd import _check_counts, pgd
-from vaenb.models.classifier import logits
+from vaenb.models.classifier import check_classifier, logits
 from vaenb.models.contract import LatentModel, Posterior, check_images, check_model
 from vaenb.models.diffusion import DDGM
 
@@ -118,6 +118,7 @@ def defended(classifier: Callable[[Tensor], Tensor], clean: Cleaner, *, draws: i
     Its cross-entropy is the objective of an attacker who averages over the cleaner's randomness; attack it as any
     classifier. A cleaner that detaches gives no gradient: see `straight_through`.
     """
+    check_classifier(classifier)
     _check_counts(draws=draws)
 
     def classify(x: Tensor) -> Tensor:

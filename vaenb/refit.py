@@ -27,6 +27,18 @@ class _ForwardKL(nn.Module):
         return {"loss": -self.model.posterior(x).log_prob(self.samples[labels, draw]).mean()}
 
 
+def _take_out_decoder(model: nn.Module, x: Tensor, z: Tensor) -> list[nn.Parameter]:
+    """Exclude the parameters of p(x|z)p(z) from training, and return them: a posterior may share them."""
+    with torch.enable_grad():
+        log_joint = (model.log_prior(z) + model.log_likelihood(x, z)).sum()
+    trained = [p for p in model.parameters() if p.requires_grad]
+    if not log_joint.requires_grad:
+        return []
+    gradients = torch.autograd.grad(log_joint, trained, allow_unused=True)
+    of_decoder = [p for p, gradient in zip(trained, gradients, strict=True) if gradient is not None]
+    return [p.requires_grad_(False) for p in of_decoder]
+
+
 def refit_encoder(
     model: LatentModel,
     x: Tensor,
@@ -41,20 +53,26 @@ def refit_encoder(
     """Return a copy of `model` whose encoder is trained on samples (N, S, D) of p(z|x), one set for each image of x.
 
     `samples` are those of `hmc.repair` for images x (N, C, H, W), attacked ones for a defence; the images are rounded
-    to 8 bits. `model` is a torch module with parameters and stays as it is. Other arguments: see `training.fit`.
+    to 8 bits. `model` is a torch module with parameters and stays as it is; in the copy, parameters that p(x|z) or p(z)
+    depend on do. Other arguments: see `training.fit`.
     """
     check_model(model)
     check_images(x)
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: a torch module expected, which can be trained; got {type(model).__name__}")
-    if not isinstance(samples, Tensor) or samples.ndim != 3 or len(samples) != len(x):
+    with torch.no_grad():
+        dims = model.posterior(x[:1]).mean.shape[1]
+    if not isinstance(samples, Tensor) or samples.ndim != 3 or samples.shape[::2] != (len(x), dims):
         got = tuple(samples.shape) if isinstance(samples, Tensor) else type(samples).__name__
-        raise ValueError(f"samples: ({len(x)}, S, D), some for each of the images, expected, got {got}")
+        raise ValueError(f"samples: ({len(x)}, S, {dims}), some for each of the images, expected, got {got}")
     if not samples.isfinite().all():
         raise ValueError("samples: NaN or infinite values")
     refitted = copy.deepcopy(model)
     rows = torch.arange(len(x), device=x.device)
     images = ImageSet((x * 255).round().to(torch.uint8), rows, name="posterior samples", split="train")
     settings = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "seed": seed, "progress": progress}
+    of_decoder = _take_out_decoder(refitted, x[:1], samples[:1, 0].detach())
     history = fit(_ForwardKL(refitted, samples.detach()), images, **settings)
+    for parameter in of_decoder:
+        parameter.requires_grad_()
     return refitted, history

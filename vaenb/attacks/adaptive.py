@@ -19,8 +19,16 @@ from torch.utils.checkpoint import checkpoint
 
 from vaenb import hmc
 from vaenb.attacks import pgd as engine
-from vaenb.attacks.pgd import AttackResult, LossFn
-from vaenb.models.contract import LatentModel, check_images, check_latents, check_model, rand_like, randn_like
+from vaenb.attacks.pgd import AttackResult, LossFn, _loss_and_gradient, _per_row, _rows
+from vaenb.models.contract import (
+    LatentModel,
+    check_gradients,
+    check_images,
+    check_latents,
+    check_model,
+    rand_like,
+    randn_like,
+)
 
 METHODS = ("unrolled", "bpda", "spsa")
 
@@ -35,7 +43,7 @@ def attack(
     method: str = "unrolled",
     transitions: int = 10,
     leapfrog_steps: int = 5,
-    draws: int = 4,
+    draws: int = 10,
     probes: int = 4,
     norm: str = "linf",
     steps: int = 40,
@@ -48,8 +56,9 @@ def attack(
 
     `defence` is what `hmc.repair` gave for the clean images: the attacker's chains use its step sizes and scales, for
     `transitions` transitions of `leapfrog_steps`; `draws` chains are averaged. `spsa` takes `probes` pairs of
-    evaluations a gradient, which `gradient_calls` counts as one. At most `chunk` chains run at a time. Judge the
-    result with `hmc.repair` and fresh randomness. Other arguments: see `pgd`.
+    evaluations a gradient, which `gradient_calls` counts as one, and draws them anew at every step, so that its result
+    hangs on `chunk`: so many chains run at a time, and no fewer than `draws`. Judge the result with `hmc.repair` and
+    fresh randomness; unlike its chains, the attacker's have no jitter. Other arguments: see `pgd`.
     """
     loss_fn = objective(
         model,
@@ -93,7 +102,8 @@ def objective(
     """Build E[loss(z_T)] for candidates x' with the gradient of `method`, at randomness drawn here once."""
     check_model(model)
     check_images(x)
-    _check(method, defence, len(x), transitions=transitions, leapfrog_steps=leapfrog_steps, draws=draws, probes=probes)
+    shape = len(x), model.posterior(x[:1]).mean.shape[1]
+    _check(method, defence, shape, transitions=transitions, leapfrog_steps=leapfrog_steps, draws=draws, probes=probes)
     noise = _Noise.draw(defence, transitions, draws, generator)
     chain = partial(_defended_codes, model, noise=noise, defence=defence, leapfrog_steps=leapfrog_steps)
 
@@ -136,7 +146,7 @@ def _defended_codes(
     """
     draws, exact = len(noise.start), gradient == "unrolled" and torch.is_grad_enabled()
     posterior = model.posterior(x_adv)
-    start = (posterior.mean + posterior.stddev * noise.start[:, index]).flatten(0, 1)
+    start = torch.cat([posterior.rsample(noise=fixed) for fixed in noise.start[:, index]])
     seen, rows = x_adv.repeat(draws, *[1] * (x_adv.ndim - 1)), index.repeat(draws)
     step_size, scale = defence.step_size[rows], defence.scale[rows]
 
@@ -144,17 +154,28 @@ def _defended_codes(
         log_joint = lambda z, rows: model.log_prior(z) + model.log_likelihood(x[rows], z)  # noqa: E731
         return hmc.value_and_gradient(log_joint, torch.arange(len(x), device=x.device), len(x), create_graph=exact)
 
-    def move(x: Tensor, momentum: Tensor, uniform: Tensor, *state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def move(x, momentum, uniform, step_size, *state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         end, _, _ = hmc.transition(density(x), hmc.State(*state), momentum, uniform, step_size, scale, leapfrog_steps)
         return end.z, end.log_density, end.gradient
 
-    if exact:  # a transition's graph is made again on the way back: memory for one, not for all
-        move = partial(checkpoint, move, use_reentrant=False, preserve_rng_state=False)
+    def differentiable(x, momentum, uniform, step_size, *state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """A transition whose graph is made again on the way back: memory for one, not for all.
+
+        A chain that will reject takes steps of length 0 instead, for the gradient through a trajectory that has blown
+        up is NaN, though what is chosen is the state before it.
+        """
+        with torch.no_grad():
+            end, *_ = move(x.detach(), momentum, uniform, step_size, *(part.detach() for part in state))
+            accepted = (end != state[0]).any(1)
+        step_size = torch.where(accepted, step_size, 0)
+        return checkpoint(move, x, momentum, uniform, step_size, *state, use_reentrant=False, preserve_rng_state=False)
+
     with torch.set_grad_enabled(exact):
         z = start if exact else start.detach()
         state = (z, *density(seen)(z))
         for momenta, uniforms in zip(noise.momenta, noise.uniforms, strict=True):
-            state = move(seen, momenta[:, index].flatten(0, 1), uniforms[:, index].flatten(), *state)
+            given = seen, momenta[:, index].flatten(0, 1), uniforms[:, index].flatten(), step_size
+            state = (differentiable if exact else move)(*given, *state)
     return start + (state[0] - start).detach() if gradient == "bpda" else state[0]
 
 
@@ -183,14 +204,14 @@ class Tilt:
 
 
 def posterior_tilt(
-    model: LatentModel, x: Tensor, z: Tensor, candidates: Tensor, *, eps: float, allowed: Tensor | None = None
+    model: LatentModel, x: Tensor, z: Tensor, candidates: Tensor, *, eps: float | Tensor, allowed: Tensor | None = None
 ) -> Tilt:
     """Change images x (N, C, H, W) so that another code becomes likelier than their own z (N, D), in closed form.
 
     Where log p(x|z) is linear in x (Bernoulli), e_i = room_i·sign(Δℓ_i) with Δℓ = ∇ₓ[log p(x|target) − log p(x|z)]
-    and room_i the way that L∞ `eps` and the box leave is the best change there is; it moves Σ room_i·|Δℓ_i| nats. The
-    target is the one of `candidates` (K, D) with the least margin, of those `allowed` (N, K). Densities of points are
-    compared, not masses: what a chain makes of it is to be measured.
+    and room_i the way that L∞ `eps` (a number or (N,)) and the box leave is the best change there is; it moves
+    Σ room_i·|Δℓ_i| nats. The target is the one of `candidates` (K, D) with the least margin, of those `allowed`, bools
+    (N, K). Densities of points are compared, not masses: what a chain makes of it is to be measured.
     """
     check_model(model)
     check_images(x)
@@ -201,35 +222,37 @@ def posterior_tilt(
             f"z: one code for each of {len(x)} images, with as many dimensions as candidates' {candidates.shape[1]}, "
             f"expected, got {tuple(z.shape)}"
         )
-    if not 0 <= eps < torch.inf:
-        raise ValueError(f"eps: a finite radius ≥ 0 expected, got {eps}")
+    check_gradients()
+    eps = _rows(_per_row("eps", eps, x), x)
     allowed = torch.ones(len(x), len(candidates), dtype=torch.bool) if allowed is None else allowed
-    if allowed.shape != (len(x), len(candidates)) or not allowed.any(1).all():
-        raise ValueError(f"allowed: {(len(x), len(candidates))} with at least one candidate for each image expected")
+    bools = isinstance(allowed, Tensor) and allowed.dtype == torch.bool
+    if not bools or allowed.shape != (len(x), len(candidates)) or not allowed.any(1).all():
+        shape = (len(x), len(candidates))
+        raise ValueError(f"allowed: bools {shape} with at least one candidate for each image expected")
     margins = torch.stack([_tilt(model, x, z, c.expand_as(z), eps).margin for c in candidates], 1)
     chosen = margins.masked_fill(~allowed.to(x.device), torch.inf).argmin(1)
     return _tilt(model, x, z, candidates[chosen], eps)
 
 
-def _tilt(model: LatentModel, x: Tensor, z: Tensor, target: Tensor, eps: float) -> Tilt:
-    def log_ratio(x: Tensor) -> Tensor:
+def _tilt(model: LatentModel, x: Tensor, z: Tensor, target: Tensor, eps: Tensor) -> Tilt:
+    def log_ratio(x: Tensor, index: Tensor) -> Tensor:
         log_joint = [model.log_prior(code) + model.log_likelihood(x, code) for code in (z, target)]
         return log_joint[0] - log_joint[1]
 
-    with torch.enable_grad():
-        x = x.detach().requires_grad_()
-        before = log_ratio(x)
-        (slope,) = torch.autograd.grad(before.sum(), x)
+    each = torch.arange(len(x), device=x.device)
+    before, slope = _loss_and_gradient(log_ratio, x.detach(), each)
+    if slope.isnan().any():
+        raise ValueError("model: log_likelihood has a NaN gradient in x")
     with torch.no_grad():
         adversarial = (x - eps * slope.sign()).clamp(0, 1)
-        return Tilt(adversarial, target, before.detach(), log_ratio(adversarial))
+        return Tilt(adversarial, target, before, log_ratio(adversarial, each))
 
 
-def _check(method: str, defence: hmc.Chains, count: int, **counts: int) -> None:
+def _check(method: str, defence: hmc.Chains, shape: tuple[int, int], **counts: int) -> None:
     if method not in METHODS:
         raise ValueError(f"method: one of {', '.join(METHODS)} expected, got {method!r}")
-    if not isinstance(defence, hmc.Chains) or len(defence.last) != count:
-        raise ValueError(f"defence: the chains of hmc.repair for these {count} images expected")
+    if not isinstance(defence, hmc.Chains) or defence.last.shape != shape:
+        raise ValueError(f"defence: the chains of hmc.repair for these {shape[0]} images and this model expected")
     for name, value in counts.items():
         if not isinstance(value, Integral) or value < 1:
             raise ValueError(f"{name}: a whole number ≥ 1 expected, got {value!r}")

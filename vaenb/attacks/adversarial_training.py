@@ -29,6 +29,7 @@ class AdversarialVAE(VAE):
         The attack and the update see BatchNorm with its running statistics, as every later attack will: in training
         mode the images of the batch would defend each other, and attacked codes would shift the statistics.
         """
+        mode = self.training
         self.eval()
         try:
             for _ in range(self.updates):
@@ -40,7 +41,7 @@ class AdversarialVAE(VAE):
                     z = latent.attack(self, z, eps=radius, distance=_dissimilarity, **search).adversarial
                 yield -self.log_likelihood(x, z).mean()
         finally:
-            self.train()
+            self.train(mode)
 
 
 def adversarial_vae(

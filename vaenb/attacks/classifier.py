@@ -124,8 +124,9 @@ def lbfgs(
     cross_entropy = loss(classifier, x, target)
     x, weight = x.detach(), torch.full((len(x),), float(c), device=x.device)
     low, high = torch.zeros_like(weight), torch.full_like(weight, torch.inf)
-    best, distance, target = x, torch.full_like(weight, torch.inf), target.to(x.device)
-    success, cost = torch.zeros_like(weight, dtype=torch.bool), 0
+    best, target, cost = x, target.to(x.device), 0
+    success = predict(classifier, x, chunk=chunk) == target  # those need no change at all
+    distance = torch.where(success, 0.0, torch.inf).to(weight)
     for _ in range(searches):
 
         def objective(x_adv: Tensor, index: Tensor, weight=weight) -> Tensor:

@@ -180,8 +180,8 @@ def of_layers(objective: str, layers: Sequence[int]) -> Objective:
 
     `layers` are numbered from 1 in the order of the posterior's `layer_slices`: a Seatbelt's z¹, z², …, a
     `hierarchical_vae`'s top group first. All layers together are the objective itself. The KL of a layer takes both
-    posteriors along p's mean path, w2 and means each along its own: a small KL of z² alone says that x' and the target
-    would go on alike from the same z¹, not that they have the same z².
+    posteriors along the mean path of its first argument, w2 and means each along its own: a small KL of z² alone says
+    that x' and the target would go on alike from the same z¹, not that they have the same z².
     """
     if not isinstance(objective, str) or objective not in _DISTANCES:
         raise ValueError(f"objective: one of {', '.join(_DISTANCES)} expected, got {objective!r}")

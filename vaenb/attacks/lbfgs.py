@@ -24,7 +24,8 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from vaenb.attacks.pgd import LossFn, _check_counts, _check_inputs, _loss
+from vaenb.attacks.pgd import LossFn, _check_counts, _check_inputs, _loss_and_gradient
+from vaenb.models.contract import check_gradients
 
 _ARMIJO = 1e-4  # the part of the predicted decrease that a step must bring
 _TRIALS = 20  # of step lengths in one search
@@ -67,6 +68,7 @@ def minimize(
     minimised, with `memory` pairs (s, y) of each in store. Raises ValueError for arguments out of range, and when the
     loss or its gradient is not finite at x0; where they are not finite later, the step is shortened.
     """
+    check_gradients()
     box = _check(x0, box, steps, memory, tolerance, chunk)
     x0 = x0.detach()
     with torch.no_grad():
@@ -80,12 +82,9 @@ def minimize(
 
 def _evaluation(loss_fn: LossFn, x0: Tensor, index: Tensor) -> _Evaluate:
     def evaluate(x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        with torch.enable_grad():  # also where the caller has switched gradients off
-            x = x.view(-1, *x0.shape[1:]).requires_grad_()
-            loss = _loss(loss_fn, x, index[rows])
-            (gradient,) = torch.autograd.grad(loss.sum(), x)
+        loss, gradient = _loss_and_gradient(loss_fn, x.view(-1, *x0.shape[1:]), index[rows])
         # Copies, for they are written to: a gradient may be one number expanded, and a loss may be a view of x.
-        return loss.detach().to(x.dtype, copy=True), gradient.flatten(1).clone(memory_format=torch.contiguous_format)
+        return loss.to(x.dtype, copy=True), gradient.flatten(1).clone(memory_format=torch.contiguous_format)
 
     return evaluate
 

@@ -12,7 +12,7 @@ from numbers import Integral
 import torch
 from torch import Tensor
 
-from vaenb.models.contract import rand_like, randn_like
+from vaenb.models.contract import check_gradients, rand_like, randn_like
 
 LossFn = Callable[[Tensor, Tensor], Tensor]
 """loss_fn(x', index) -> (M,): the loss of M candidates, where index (M,) says which inputs they belong to."""
@@ -58,8 +58,10 @@ def pgd(
     deviation: begin at x + N(0, random_start²), in the box, but in the ball only from the first step on.
     `direction="gradient"` steps along ∇loss itself instead of its direction, as plain gradient ascent does: `alpha` is
     then a learning rate, which has no default. At most `chunk` candidates are evaluated at a time; memory changes, the
-    result does not. Raises ValueError for arguments out of range and when the loss is not finite.
+    result does not, unless `loss_fn` itself draws at random. Raises ValueError for arguments out of range, and when the
+    loss is not finite or its gradient is NaN.
     """
+    check_gradients()
     radius, step = _check(x, eps, alpha, steps, norm, clip, restarts, chunk)
     _check_search(random_start, restarts, direction, alpha)
     x = x.detach()
@@ -69,9 +71,11 @@ def pgd(
     def run(x_adv: Tensor, index: Tensor) -> Tensor:
         x0, ball, rate = x[index], radius[index], step[index]
         for _ in range(steps):
-            with torch.enable_grad():  # also where the caller has switched gradients off
-                x_adv = x_adv.requires_grad_()
-                (gradient,) = torch.autograd.grad(_loss(loss_fn, x_adv, index).sum(), x_adv)
+            loss, gradient = _loss_and_gradient(loss_fn, x_adv, index)
+            if gradient.isnan().any():  # its sign would be 0, and an input that is not attacked would look robust
+                bad = gradient.flatten(1).isnan().any(1)
+                what = "NaN gradient" if loss[bad].isfinite().all() else "NaN or infinite loss"
+                raise ValueError(f"loss_fn: {what} for input(s) {index[bad].unique().tolist()[:5]} of {len(x)}")
             with torch.no_grad():
                 move = gradient if direction == "gradient" else _direction(gradient, norm)
                 x_adv = _project(x_adv + sign * rate * move, x0, ball, norm, clip)
@@ -133,6 +137,16 @@ def _loss(loss_fn: LossFn, x_adv: Tensor, index: Tensor) -> Tensor:
     return loss
 
 
+def _loss_and_gradient(loss_fn: LossFn, x_adv: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+    with torch.enable_grad():  # also where the caller has switched gradients off
+        x_adv = x_adv.requires_grad_()
+        loss = _loss(loss_fn, x_adv, index)
+        gradient = torch.autograd.grad(loss.sum(), x_adv, allow_unused=True)[0] if loss.requires_grad else None
+    if gradient is None:
+        raise ValueError("loss_fn: its value does not depend on x' differentiably; is there a detach or no_grad in it?")
+    return loss.detach(), gradient
+
+
 def _direction(gradient: Tensor, norm: str) -> Tensor:
     if norm == "linf":
         return gradient.sign()
@@ -180,6 +194,8 @@ def _check(x, eps, alpha, steps, norm, clip, restarts, chunk) -> tuple[Tensor, T
     _check_counts(steps=steps, restarts=restarts, chunk=chunk)
     if norm not in ("l2", "linf"):
         raise ValueError(f"norm: l2 or linf expected, got {norm!r}")
+    if clip is not None and not clip[0] < clip[1]:
+        raise ValueError(f"clip: None or (low, high) with low < high expected, got {clip!r}")
     if clip is not None and (x.min() < clip[0] or x.max() > clip[1]):
         raise ValueError(f"x: values in clip={clip} expected, got {x.min():.4g} to {x.max():.4g}")
     radius = _per_row("eps", eps, x)
@@ -214,7 +230,10 @@ def _check_search(random_start: bool | float, restarts: int, direction: str, alp
 
 
 def _per_row(name: str, value: float | Tensor, x: Tensor) -> Tensor:
-    value = torch.as_tensor(value, dtype=x.dtype, device=x.device)
+    try:
+        value = torch.as_tensor(value, dtype=x.dtype, device=x.device)
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"{name}: a number or a tensor ({len(x)},) expected, got {value!r}") from None
     if value.shape not in ((), (len(x),)):
         raise ValueError(f"{name}: a number or a tensor ({len(x)},) expected, got shape {tuple(value.shape)}")
     if not (value.isfinite() & (value >= 0)).all():

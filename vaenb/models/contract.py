@@ -22,7 +22,7 @@ class Posterior(Protocol):
     def rsample(self, *, generator: torch.Generator | None = None, noise: Tensor | None = None) -> Tensor:
         """Draw one latent for each image, differentiably: (N, D); with given `noise` (N, D) ~ N(0, I), always the same.
 
-        Only attacks on an expectation over draws (`encoder`'s objective "output") give the noise.
+        Only attacks on an expectation over draws give the noise: `encoder`'s objective "output", and `adaptive`.
         """
 
     def log_prob(self, z: Tensor) -> Tensor:
@@ -155,6 +155,9 @@ def check_model(model) -> None:
         raise ValueError(
             "model: it is in training mode, where BatchNorm mixes the images of a batch; call model.eval()"
         )
+    for part in parts[1:]:
+        if hasattr(part, "log_likelihood") and not isinstance(part, nn.Module):
+            check_model(part)  # or a model that is itself an adapter
 
 
 @torch.enable_grad()  # also where the caller has switched gradients off
@@ -196,6 +199,12 @@ def check_contract(model, x: Tensor) -> None:
             continue
         _check_values(value, name, len(x))
         _check_density(value, alone, z, name)
+
+
+def check_gradients() -> None:
+    """Refuse torch.inference_mode(): it can't be lifted for the tensors made in it, as torch.no_grad() can."""
+    if torch.is_inference_mode_enabled():
+        raise RuntimeError("an attack or a chain needs gradients, which torch.inference_mode() forbids; use no_grad()")
 
 
 def check_images(x: Tensor, name: str = "x") -> None:

@@ -61,7 +61,9 @@ class ContinuousBernoulli:
     def mean(self, logits: Tensor) -> Tensor:
         near = logits.abs() < 0.1  # the two poles cancel at 0: use the series there
         safe = torch.where(near, torch.ones_like(logits), logits)
-        return torch.where(near, 0.5 + logits / 12 - logits**3 / 720, 1 / -torch.expm1(-safe) - 1 / safe)
+        # Beyond e^80 the first pole's part is 0 in float32, and its gradient 0·inf.
+        poles = 1 / -torch.expm1(-safe.clamp_min(-80)) - 1 / safe
+        return torch.where(near, 0.5 + logits / 12 - logits**3 / 720, poles)
 
     def log_prob(self, x: Tensor, logits: Tensor) -> Tensor:
         """Nats per image (N,), for x and logits (N, C, H, W)."""
