@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tests.oracles import LinearGaussian, seeded
 from vaenb import hmc
 from vaenb.attacks import adaptive
-from vaenb.models import DiagonalGaussian, vae
+from vaenb.models import DiagonalGaussian, seatbelt, vae
 
 
 def square(z, index):
@@ -184,3 +184,32 @@ def test_bad_input_is_named(model, x, defence):
         adaptive.posterior_tilt(model, x, z[:2], candidates, eps=0.1)
     with pytest.raises(ValueError, match="training mode"):
         adaptive.posterior_tilt(vae(image_shape=(1, 8, 8), latent_dim=2, net="mlp"), x.float(), z, candidates, eps=0.1)
+
+
+def test_a_rejected_trajectory_that_blew_up_leaves_the_gradient_of_the_others():
+    torch.manual_seed(0)
+    layered = seatbelt(image_shape=(1, 8, 8), latent_dim=1, layers=3, size=9, net="mlp").eval()
+    x = torch.rand(3, 1, 8, 8, generator=seeded())
+    steps = torch.tensor([0.1, 0.1, 100.0])  # the third chain's trajectories end nowhere, and it stays at its start
+    chains = hmc.repair(layered, x, warmup=0, num_samples=4, step_size=steps, generator=seeded())
+    assert torch.equal(chains.last[2], chains.start[2])
+    found = gradient(objective(layered, x, chains, transitions=2), x)
+    start = gradient(objective(layered, x, chains, "bpda", transitions=2), x)
+    assert found.isfinite().all() and not torch.equal(found[0], start[0])
+    torch.testing.assert_close(found[2], start[2])
+
+
+def test_a_tilt_has_a_radius_for_each_image(model, x):
+    z, candidates = codes(model, x, 1)
+    each = adaptive.posterior_tilt(model, x, z, candidates, eps=torch.tensor([0.0, 0.1, 0.2]))
+    assert torch.equal(each.adversarial[0], x[0])
+    alone = adaptive.posterior_tilt(model, x, z, candidates, eps=0.2)
+    torch.testing.assert_close(each.margin[2], alone.margin[2])
+    with pytest.raises(ValueError, match="allowed: bools"):
+        adaptive.posterior_tilt(model, x, z, candidates, eps=0.1, allowed=torch.ones(3, 1))
+
+
+def test_chains_of_another_model_are_refused(x, defence):
+    other = vae(image_shape=(1, 8, 8), latent_dim=5, net="mlp").double().eval()
+    with pytest.raises(ValueError, match="defence: the chains of hmc.repair for these 3 images and this model"):
+        objective(other, x, defence)

@@ -221,3 +221,9 @@ def test_the_control_makes_as_many_steps_on_codes_that_are_not_attacked(monkeypa
     expected = [-model.log_likelihood(x, model.posterior(x).rsample(generator=g)).mean() for g in [seeded(1)] * 2]
     losses = list(model.further_losses(x, seeded(1)))
     assert torch.allclose(torch.stack(losses), torch.stack(expected))
+
+
+def test_a_model_at_rest_is_left_at_rest(digits):
+    model = built(adversarial_vae, eps=0.5, **SMALL).eval()
+    list(model.further_losses(digits.float(slice(0, 4)), seeded()))
+    assert not model.training

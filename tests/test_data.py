@@ -404,3 +404,17 @@ def test_the_real_mnist():
     assert (len(train), len(test), train.shape) == (60_000, 10_000, (1, 28, 28))
     assert train.labels[:10].tolist() == [5, 0, 4, 1, 9, 2, 1, 3, 1, 4] and test.labels[:5].tolist() == [7, 2, 1, 0, 4]
     assert train.labels.bincount()[1] == 6742 and train.float(slice(1000)).mean() == pytest.approx(0.13, abs=0.01)
+
+
+def test_images_that_are_not_8_bit_are_refused_and_transparent_ones_lie_on_black(tmp_path):
+    for array in (np.arange(64, dtype=np.uint16) * 1000, np.linspace(0, 1, 64, dtype=np.float32)):
+        folder = tmp_path / str(array.dtype)
+        folder.mkdir()
+        Image.fromarray(array.reshape(8, 8)).save(folder / "photo.tif")
+        with pytest.raises(ValueError, match="photo.tif: 8 bits a channel expected, got mode"):
+            load(folder)
+    folder = tmp_path / "clear"
+    folder.mkdir()
+    for name in "ab":
+        Image.new("RGBA", (8, 8), (255, 0, 0, 51)).save(folder / f"{name}.png")
+    assert load(folder).images.unique().tolist() == [0, 51]

@@ -12,7 +12,7 @@ from torch import nn
 from tests.oracles import LinearGaussian, seeded
 from vaenb import hmc
 from vaenb.metrics.chains import ess, split_rhat
-from vaenb.models import VAE, vae
+from vaenb.models import VAE, DiagonalGaussian, vae
 
 FIELDS = ("start", "samples", "log_density", "last", "warmup", "accept_rate", "step_size", "scale", "divergences")
 
@@ -522,3 +522,15 @@ def test_repair_refuses_what_is_no_image_and_no_model_at_rest():
         hmc.repair(model.eval(), 255 * x)
     with pytest.raises(TypeError, match="no posterior, decode"):
         hmc.repair(object(), x)
+
+
+def test_a_posterior_without_spread_and_inference_mode_are_told():
+    model = vae(image_shape=(1, 8, 8), latent_dim=2, net="mlp").eval()
+    posterior = model.posterior
+    model.posterior = lambda x: DiagonalGaussian(posterior(x).mean, torch.full((len(x), 2), -300.0))
+    x = torch.rand(2, 1, 8, 8, generator=seeded())
+    with pytest.raises(ValueError, match=r"model: posterior\(x\).stddev > 0 expected"):
+        hmc.repair(model, x)
+    hmc.repair(model, x, num_samples=2, warmup=2, unit_mass=True)
+    with torch.inference_mode(), pytest.raises(RuntimeError, match="inference_mode"):
+        hmc.repair(model, x, unit_mass=True)

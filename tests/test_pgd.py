@@ -228,3 +228,27 @@ def test_bad_arguments_are_refused(argument, value, says):
 def test_equal_starts_are_not_restarts(start):
     with pytest.raises(ValueError, match="restarts: 3 runs from the same start"):
         pgd(linear, torch.ones(2, 3), eps=1.0, restarts=3, random_start=start)
+
+
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+def test_an_input_without_a_gradient_is_named_and_never_counts_as_robust(norm):
+    def loss(x, index):  # input 1's is finite, and its gradient 0·inf
+        return x.sum(1) + ((index != 1) + 0 * x.sum(1)).sqrt()
+
+    with pytest.raises(ValueError, match=r"loss_fn: NaN gradient for input\(s\) \[1\] of 3"):
+        pgd(loss, torch.ones(3, 2), eps=0.1, norm=norm)
+
+
+def test_what_has_no_gradient_at_all_is_told():
+    x = torch.ones(3, 2)
+    with pytest.raises(ValueError, match="loss_fn: its value does not depend on x' differentiably"):
+        pgd(lambda x, index: x.detach().sum(1), x, eps=0.1)
+    with torch.inference_mode(), pytest.raises(RuntimeError, match="inference_mode"):
+        pgd(lambda x, index: x.sum(1), x, eps=0.1)
+    with torch.no_grad():
+        assert (pgd(lambda x, index: x.sum(1), x, eps=0.1).loss > 2).all()
+    for eps in (None, "much"):
+        with pytest.raises(ValueError, match=r"eps: a number or a tensor \(3,\) expected"):
+            pgd(lambda x, index: x.sum(1), x, eps=eps)
+    with pytest.raises(ValueError, match="clip: None or"):
+        pgd(lambda x, index: x.sum(1), x, eps=0.1, clip=(1, 0))

@@ -197,3 +197,22 @@ def test_bad_input_is_refused():
         purify.diffused(tiny(), x, 5, eta=2.0)
     with pytest.raises(ValueError, match="it gives probabilities"):
         purify.defended(nn.Softmax(1).eval(), lambda x: x.flatten(1))(x)
+
+
+def test_a_net_in_training_mode_is_found_behind_a_defence():
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 3), nn.BatchNorm1d(3))
+    with pytest.raises(ValueError, match="training mode"):
+        purify.defended(net, lambda x: x)
+
+    class Adapter:
+        def __init__(self, inner):
+            self.inner = inner
+            for name in ("posterior", "decode", "log_prior", "log_likelihood"):
+                setattr(self, name, getattr(inner, name))
+
+    model = vae(image_shape=(1, 8, 8), latent_dim=2, net="mlp")
+    behind = purify.Cleaned(Adapter(model.train()), lambda x: x)
+    with pytest.raises(ValueError, match="training mode"):
+        check_model(behind)
+    model.eval()
+    check_model(behind)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.oracles import LinearGaussian, seeded
-from vaenb.models import vae
+from vaenb.models import hierarchical_vae, vae
 from vaenb.refit import refit_encoder
 
 
@@ -45,3 +45,17 @@ def test_bad_input_is_named(model):
         refit_encoder(model, x, torch.full((4, 5, 2), torch.nan))
     with pytest.raises(TypeError, match="model: a torch module expected"):
         refit_encoder(LinearGaussian(shape=(1, 8, 8)), x, torch.zeros(4, 5, 3))
+
+
+def test_the_decoder_of_a_hierarchy_stays_though_its_posterior_goes_through_it():
+    torch.manual_seed(0)
+    deep = hierarchical_vae(image_shape=(1, 8, 8), channels=4, groups=((1, 3), (4, 1))).eval()
+    x, samples = torch.rand(16, 1, 8, 8, generator=seeded()), torch.full((16, 5, deep.latent_dim), 1.0)
+    refitted, history = refit_encoder(deep, x, samples, epochs=3, lr=1e-3, batch_size=8, progress=False)
+    before, after = deep.state_dict(), refitted.state_dict()
+    of_q = {name for name in before if name.startswith("encoder") or ".q." in name}
+    assert {name for name in before if not torch.equal(before[name], after[name])} == of_q
+    assert history.epochs[-1]["loss"] < history.epochs[0]["loss"]
+    assert all(p.requires_grad for p in refitted.parameters())
+    with pytest.raises(ValueError, match=rf"samples: \(16, S, {deep.latent_dim}\)"):
+        refit_encoder(deep, x, samples[..., :1])

@@ -12,7 +12,9 @@
 Anything else is inconclusive, and so is a cell whose trainings (seeds) disagree. A claim over several cells (models,
 data sets, radii) holds where it holds in all; it is incomplete where it holds in all that was measured, and a data set
 of the claim is missing.
-Intervals are percentile bootstraps over images (Efron and Tibshirani 1993, chapter 13).
+Intervals are percentile bootstraps over images (Efron and Tibshirani 1993, chapter 13): a little narrow where images
+are few (of a normal sample's mean, 10 images give 87 %, 24 give 91 % and 40 give 93 % instead of 95 %), and blind to
+what happened to no image: where none of 30 changed its label, up to a tenth of all may.
 """
 
 import csv
@@ -129,7 +131,9 @@ def half_samples(
 
     As `bootstrap`, for statistics such as a Fréchet distance, which doubled rows would shift. A half differs from the
     whole as widely as the whole from the truth, if not around the same centre, so that the halves' deviations from
-    their own mean are laid around the estimate (the delete-half jackknife; Shao & Tu, 1995, ch. 2). N >= 4.
+    their own mean are laid around the estimate (the delete-half jackknife; Shao & Tu, 1995, ch. 2). N >= 4. That suits
+    a difference of two such distances, whose biases cancel. In a ratio they do not: it is drawn towards 1, by much
+    where N is not far above the number of features, and its interval is too narrow.
     """
     x = _checked_rows(values, confidence, resamples, at_least=4)
     rng = np.random.default_rng(seed)
@@ -270,7 +274,7 @@ def start_run(
     """Open a results folder and write run.json: what is about to run, on what, with which versions.
 
     data: the digest of each set by name. The folder is the argument, else VAENB_RUN, else `<runs>/<notebook>-<hash of
-    settings, profile and seeds>`. An earlier run's claims there are cleared. Raises OSError naming the folder.
+    settings, profile, seeds and data>`. An earlier run's claims there are cleared. Raises OSError naming the folder.
     """
     load()  # now, and not at the first record, hours later: the package may be changed under a long run
     _check_profile(profile)
@@ -279,7 +283,7 @@ def start_run(
     seeds = tuple(int(s) for s in seeds)
     if not seeds:
         raise ValueError("seeds must hold at least one seed, got none")
-    made_by = json.dumps([settings, profile, seeds], sort_keys=True, default=files.plain)
+    made_by = json.dumps([settings, profile, seeds, data], sort_keys=True, default=files.plain)
     key = hashlib.sha256(made_by.encode()).hexdigest()[:8]
     default = runs_folder() / f"{notebook}-{key}"
     folder = Path(folder or os.environ.get("VAENB_RUN") or default).expanduser().absolute()

@@ -15,6 +15,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from numbers import Integral
 from pathlib import Path
 
 import numpy as np
@@ -110,7 +111,7 @@ def load(
     if split not in SPLITS:
         raise ValueError(f"split: {' or '.join(SPLITS)} expected, got {split!r}")
     for argument, value in {"size": size, "limit": limit}.items():
-        if value is not None and (not isinstance(value, int) or value < 1):
+        if value is not None and (not isinstance(value, Integral) or isinstance(value, bool) or value < 1):
             raise ValueError(f"{argument}: a whole number ≥ 1 expected, got {value!r}")
     if name == "sprites":
         images = _sprites(split, limit, seed)
@@ -300,6 +301,10 @@ def _read_folder(path: Path, size: int | None) -> ImageSet:
 
 def _read_photo(file: Path) -> Image.Image:
     with Image.open(file) as photo:
+        if photo.mode.startswith(("I", "F")):  # Pillow would cut their values off at 255
+            raise ValueError(f"{file}: 8 bits a channel expected, got mode {photo.mode}; scale it to 0…255 first")
+        if photo.has_transparency_data:
+            return Image.alpha_composite(Image.new("RGBA", photo.size, "black"), photo.convert("RGBA")).convert("RGB")
         return photo.convert("L" if photo.mode in ("1", "L") else "RGB")
 
 

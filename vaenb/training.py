@@ -72,7 +72,8 @@ def fit(
     its beginning.
 
     `data` lies on the model's device. Batches are permutations of it drawn from `seed`; an incomplete last batch is
-    left out. The same model, data, settings and seed give the same weights on one machine's CPU at one thread count.
+    left out. The same model, data, settings and seed give the same weights on one machine's CPU at one thread count, if
+    all that the model draws comes from the generator it is given (dropout draws from torch's global one).
     Ctrl-C or a kernel's stop ends training after the step at hand: the weights stay usable and the history says
     `interrupted`; a second Ctrl-C stops at once. Raises FloatingPointError when the loss is no longer finite.
     """
@@ -242,13 +243,14 @@ def _describe(build: Callable, config: dict, data: ImageSet, settings: dict) -> 
 
 
 def _name(build: Callable) -> str:
-    """Name a builder so that two different ones never share a key: its source counts where it may change."""
+    """Name a builder; of one that may change, its file's (or notebook cell's) source counts, not what that imports."""
     name = getattr(build, "__qualname__", "")
     if not name or "<" in name:
         raise TypeError(f"build: a named function or class at a module's top level expected, got {build!r}")
     if build.__module__.startswith("vaenb."):
         return f"{build.__module__}.{name}"
-    return f"{build.__module__}.{name} {hashlib.sha256(inspect.getsource(build).encode()).hexdigest()[:12]}"
+    source = "".join(inspect.findsource(build)[0])
+    return f"{build.__module__}.{name} {hashlib.sha256(source.encode()).hexdigest()[:12]}"
 
 
 def _store(folder: Path | str | None) -> Path:

@@ -1,5 +1,6 @@
-"""How far to trust Markov chains: effective sample size and R-hat, as Stan computes them (Vehtari et al., 2021).
+"""How far to trust Markov chains: effective sample size and split R-hat (Gelman et al., 2013, ch. 11; Geyer, 1992).
 
+The ranks in place of the draws that Vehtari et al. (2021) recommend, for targets with heavy tails, are not taken.
 Both take draws (..., C, S): S draws of each of C chains of one target, of any number of quantities at once. Each chain
 is split in halves first, so that one chain is enough to see a drift.
 """

@@ -98,9 +98,10 @@ def bits_per_dim(nats: Tensor, x: Tensor, *, levels: int = 1) -> Tensor:
     bits, as a discrete family's is with 1 (of dequantised images it is no less than the discrete one's).
     """
     check_images(x)
-    if nats.shape != (len(x),):
-        raise ValueError(f"nats: one number for each of the {len(x)} images expected, got shape {tuple(nats.shape)}")
-    if not isinstance(levels, int) or levels < 1:
+    if not isinstance(nats, Tensor) or nats.shape != (len(x),):
+        got = tuple(nats.shape) if isinstance(nats, Tensor) else type(nats).__name__
+        raise ValueError(f"nats: one number for each of the {len(x)} images expected, got {got}")
+    if not isinstance(levels, Integral) or levels < 1:
         raise ValueError(f"levels: a number of grey levels ≥ 1 expected, got {levels!r}")
     return math.log2(levels) - nats / (x[0].numel() * math.log(2))
 
@@ -109,7 +110,7 @@ def bits_per_dim(nats: Tensor, x: Tensor, *, levels: int = 1) -> Tensor:
 def _log_weights(model: LatentModel, x: Tensor, samples: int, generator: torch.Generator | None) -> Tensor:
     check_model(model)
     check_images(x)
-    if not isinstance(samples, int) or samples < 1:
+    if not isinstance(samples, Integral) or samples < 1:
         raise ValueError(f"samples: a whole number ≥ 1 expected, got {samples!r}")
 
     def weights(part: Tensor) -> Tensor:
