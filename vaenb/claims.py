@@ -332,7 +332,8 @@ def table(rows: list[dict], *, statements: bool = False) -> str:
 
     Of several cells it shows the weakest, the one the verdict hangs on, and how many hold, fail (are contradicted) and
     are open; the document's number is "–" where it has none.
-    With `statements`, which are too long for a terminal, each claim stands in words, with its statistic and bound.
+    With `statements`, which are too long for a terminal, each claim stands in words, with its statistic and bound, and
+    columns are not padded.
     """
     heads = ["claim", "verdict", "document / here [95 %]", "data", "seeds", "notebook"]
     if statements:
@@ -345,8 +346,8 @@ def table(rows: list[dict], *, statements: bool = False) -> str:
         if statements:
             line[:1], line[3:3] = [f"{claim.statement} (`{claim.id}`)"], [f"{claim.statistic}: {claim.bounded}"]
         lines.append([text.replace("|", "\\|") for text in line])
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    lines.insert(1, ["-" * w for w in widths])
+    widths = [0 if statements else max(map(len, column)) for column in zip(*lines, strict=True)]
+    lines.insert(1, ["-" * max(w, 3) for w in widths])
     return "\n".join("| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in lines)
 
 
