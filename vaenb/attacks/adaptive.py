@@ -11,7 +11,6 @@ transferred to it is `encoder.attack`.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -253,6 +252,4 @@ def _check(method: str, defence: hmc.Chains, shape: tuple[int, int], **counts: i
         raise ValueError(f"method: one of {', '.join(METHODS)} expected, got {method!r}")
     if not isinstance(defence, hmc.Chains) or defence.last.shape != shape:
         raise ValueError(f"defence: the chains of hmc.repair for these {shape[0]} images and this model expected")
-    for name, value in counts.items():
-        if not isinstance(value, Integral) or value < 1:
-            raise ValueError(f"{name}: a whole number ≥ 1 expected, got {value!r}")
+    engine._check_counts(**counts)
