@@ -20,6 +20,7 @@ KINDS = ("greater", "less", "equivalent", "not_less", "not_greater")
 number = st.floats(-10, 10)
 positive = st.floats(0, 5)
 GOOD, BAD, WIDE = Estimate(0.5, 0.4, 0.6), Estimate(-0.5, -0.6, -0.4), Estimate(0.5, -1, 2)
+SEEDS = (0, 1, 2)
 
 
 def claim(kind, bound):
@@ -37,7 +38,7 @@ def runs(tmp_path, monkeypatch):
     return tmp_path / "runs"
 
 
-def begin(notebook="02_attacks", *, profile="paper", seeds=(0, 1, 2), **settings):
+def begin(notebook="02_attacks", *, profile="paper", seeds=SEEDS, **settings):
     return start_run(notebook, profile=profile, seeds=seeds, data={"mnist": "d1"}, settings=settings)
 
 
@@ -392,6 +393,20 @@ def test_quick_shows_the_number_and_gives_no_verdict(runs):
     assert r["shown"][0]["effect"] == 0.5 and r["missing"] == ["mnist"]
 
 
+def test_fewer_than_three_trainings_show_the_number_and_decide_nothing(runs):
+    for seed in (0, 1, 1, 2):  # nor do they add up
+        e = begin(seeds=(seed, seed)).record("001.tc-tradeoff", {"slope": GOOD}, data="mnist")
+    r = row("001.tc-tradeoff", [runs])
+    assert e.verdict == r["verdict"] == "no verdict (fewer than 3 trainings)"
+    assert (len(r["shown"]), r["seeds"], r["profile"]) == (3, [0, 1, 2], "paper")
+    assert "| no verdict (fewer than 3 trainings) |" in claims.summary([r])
+    begin(profile="quick").record("001.tc-tradeoff", {"slope": GOOD}, data="mnist")
+    assert row("001.tc-tradeoff", [runs])["verdict"] == "no verdict (fewer than 3 trainings)"
+    begin().record("001.tc-tradeoff", {"slope": BAD}, data="mnist")
+    r = row("001.tc-tradeoff", [runs])
+    assert (r["verdict"], len(r["shown"]), len(r["cells"])) == ("reproduced", 1, 5)
+
+
 def test_paper_wins_over_a_newer_quick_run(runs):
     begin().record("001.tc-tradeoff", {"slope": BAD}, data="mnist")
     begin(profile="quick").record("001.tc-tradeoff", {"slope": GOOD}, data="mnist")
@@ -402,15 +417,15 @@ def test_paper_wins_over_a_newer_quick_run(runs):
 @pytest.mark.parametrize("first", ["a", "z"])
 def test_the_newest_run_wins_whole_whatever_its_folder_is_called(runs, first):
     kw = {"profile": "paper", "data": {}, "settings": {}}
-    start_run("02", seeds=[0], folder=runs / first, **kw).record("001.dae", {"mmd": BAD, "swt": GOOD}, data="mnist")
-    start_run("02", seeds=[0], folder=runs / "m", **kw).record("001.dae", {"mmd": GOOD}, data="mnist")
+    start_run("02", seeds=SEEDS, folder=runs / first, **kw).record("001.dae", {"mmd": BAD, "swt": GOOD}, data="mnist")
+    start_run("02", seeds=SEEDS, folder=runs / "m", **kw).record("001.dae", {"mmd": GOOD}, data="mnist")
     r = row("001.dae", [runs])
     assert {c["cell"]: c["effect"] for c in r["cells"]} == {"mmd": 0.5}
 
 
-@pytest.mark.parametrize("other", [{"seeds": [1]}, {"settings": {"beta": 4}}])
+@pytest.mark.parametrize("other", [{"seeds": [3, 4, 5]}, {"settings": {"beta": 4}}])
 def test_runs_with_other_seeds_or_settings_all_count(runs, other):
-    kw = {"profile": "paper", "data": {}, "settings": {}, "seeds": [0]}
+    kw = {"profile": "paper", "data": {}, "settings": {}, "seeds": SEEDS}
     start_run("02", folder=runs / "a", **kw).record("000.consistency.fgsm", {"cnn": GOOD}, data="mnist")
     start_run("02", folder=runs / "b", **kw | other).record("000.consistency.fgsm", {"cnn": BAD}, data="mnist")
     r = row("000.consistency.fgsm", [runs])

@@ -45,6 +45,9 @@ def test_bad_input_is_named(model):
         refit_encoder(model, x, torch.full((4, 5, 2), torch.nan))
     with pytest.raises(TypeError, match="model: a torch module expected"):
         refit_encoder(LinearGaussian(shape=(1, 8, 8)), x, torch.zeros(4, 5, 3))
+    model.encoder.requires_grad_(False)
+    with pytest.raises(ValueError, match="no weight is left to refit"):
+        refit_encoder(model, x, torch.zeros(4, 5, 2))
 
 
 def test_the_decoder_of_a_hierarchy_stays_though_its_posterior_goes_through_it():

@@ -33,8 +33,8 @@ if beta == 2:
     raise ValueError("a beta of two")
 time.sleep(wait)
 cells = {"vae": {"effect": beta, "low": beta - 0.5, "high": beta + 0.5, "n": 7}}
-item = {"claim": "001.vulnerable", "data": "mnist", "profile": profile, "notebook": "tiny", "seeds": [seed]}
-item |= {"settings": f"{beta}", "started": "2026", "cells": cells, "per_seed": {}}
+item = {"claim": "001.vulnerable", "data": "mnist", "profile": profile, "notebook": "tiny"}
+item |= {"seeds": [seed, seed + 1, seed + 2], "settings": f"{beta}", "started": "2026", "cells": cells, "per_seed": {}}
 (folder / "claims.json").write_text(json.dumps([item]))
 """
 
@@ -126,7 +126,7 @@ def test_a_table_that_can_not_be_written_stops_no_run(notebook, monkeypatch, fai
     assert all(job.finished for job in sweeps.grid(notebook, values))
 
 
-def test_the_bar_tells_how_far_a_run_has_come(notebook):
+def test_the_bar_tells_how_far_a_run_has_come(notebook, monkeypatch):
     (job,) = sweeps.grid(notebook, {"wait": [3]})
     before = job.folder / claims.UNFINISHED / "tiny.part.ipynb"  # of a run that was stopped, and waits
     before.parent.mkdir(parents=True)
@@ -135,11 +135,10 @@ def test_the_bar_tells_how_far_a_run_has_come(notebook):
     with sweeps.shown([job], every=0.05) as bar:
         time.sleep(0.3)
         assert (bar.n, bar.total, bar.postfix) == (0, 1, None)
-        running = threading.Thread(target=runs.run, args=(notebook, job.parameters), kwargs={"progress": False})
-        running.start()
-        wait_for(lambda: bar.postfix == "tiny 2 of 3 cells")
-        running.join()
-    assert job.finished
+        told = set()
+        monkeypatch.setattr(bar, "set_postfix_str", told.add)
+        runs.run(notebook, job.parameters, progress=False)
+    assert job.finished and "tiny 2 of 3 cells" in told
 
 
 def test_what_is_finished_is_not_run_again_unless_the_notebook_has_changed(notebook):

@@ -9,9 +9,10 @@
     not_greater   high <= b                low > b
     equivalent    -b < low and high < b    low >= b or high <= -b
 
-Anything else is inconclusive, and so is a cell whose trainings (seeds) disagree. A claim over several cells (models,
-data sets, radii) holds where it holds in all; it is incomplete where it holds in all that was measured, and a data set
-of the claim is missing.
+Anything else is inconclusive, and so is a cell whose trainings (seeds) disagree. A run of fewer than three trainings,
+and one of the quick profile, shows its numbers and decides nothing. A claim over several cells (models, data sets,
+radii) holds where it holds in all; it is incomplete where it holds in all that was measured, and a data set of the
+claim is missing.
 Intervals are percentile bootstraps over images (Efron and Tibshirani 1993, chapter 13): a little narrow where images
 are few (of a normal sample's mean, 10 images give 87 %, 24 give 91 % and 40 give 93 % instead of 95 %), and blind to
 what happened to no image: where none of 30 changed its label, up to a tenth of all may.
@@ -38,7 +39,8 @@ import torch
 from vaenb import files
 
 PROFILES = ("quick", "paper")
-NOT_MEASURED, NO_VERDICT, INCOMPLETE = "not measured", "no verdict (quick)", "incomplete"
+NOT_MEASURED, INCOMPLETE = "not measured", "incomplete"
+NO_VERDICT, FEW_TRAININGS = "no verdict (quick)", "no verdict (fewer than 3 trainings)"
 UNFINISHED = "unfinished-run"  # the folder, in a run's own, in which its results grow until all are there
 LEGEND = (
     "*Document / here*: the document's number (–: it prints none) and ours with its interval over images, in the "
@@ -46,7 +48,8 @@ LEGEND = (
     "where one training alone lies on the other side of the bound. *Incomplete*: what was measured holds, and a data "
     "set of the claim (*no …*) is missing. *Stand-in*: another set, shown in its place and never counted."
 )
-_ORDER = (NO_VERDICT, "contradicted", "inconclusive", "reproduced")  # the first found among the cells is the claim's
+_WITHOUT = (NO_VERDICT, FEW_TRAININGS)
+_ORDER = (*_WITHOUT, "contradicted", "inconclusive", "reproduced")  # the first found among the cells is the claim's
 
 
 @dataclass(frozen=True)
@@ -213,6 +216,8 @@ class Evidence:
         """Hold the interval over images against the bound, and every training's own effect, too: all must agree."""
         if self.profile == "quick":
             return NO_VERDICT
+        if len(set(self.seeds)) < 3:
+            return FEW_TRAININGS
         claim = _claim(self.claim)
         single = {verdict(claim, Estimate(v, v, v)) for v in self.per_seed.get(name, ())}
         pooled = verdict(claim, self.cells[name])
@@ -310,10 +315,11 @@ def ledger(folders: Iterable[Path | str] | None = None) -> list[dict]:
     """Give one row for every claim, from every claims.json below `folders` (default: the runs and `figures/`).
 
     A row: claim, document, statement, verdict, data (measured), missing, cells (all, stand-ins too), shown (the cells
-    the verdict rests on), notebook, profile, seeds. Paper evidence wins over quick; of runs with the same notebook,
-    data, settings and seeds the newest counts, and runs with different ones all do: nothing found is dropped in
-    silence (delete a run's folder to take its word back). What an unfinished run left does not count, and a damaged
-    file is named in a warning and skipped.
+    the verdict rests on), notebook, profile, seeds. Paper evidence wins over quick, and three trainings or more over
+    fewer. Of runs with the same notebook, data, settings and seeds the newest counts, and runs with different ones all
+    do: nothing found is dropped in silence (delete a run's folder to take its word back). Runs of one seed each do not
+    add up to one of three, whose trainings are held against each other: give `num_seeds`. What an unfinished run left
+    does not count, and a damaged file is named in a warning and skipped.
     """
     roots = [runs_folder(), project_folder() / "figures"] if folders is None else [Path(f) for f in folders]
     if folders is not None and (absent := [str(f) for f in roots if not f.is_dir()]):
@@ -353,7 +359,7 @@ def table(rows: list[dict], *, statements: bool = False) -> str:
 
 def summary(rows: list[dict]) -> str:
     """Count the verdicts of each document's claims, as a Markdown table with a line for all."""
-    verdicts = ("reproduced", "contradicted", "inconclusive", INCOMPLETE, NO_VERDICT, NOT_MEASURED)
+    verdicts = ("reproduced", "contradicted", "inconclusive", INCOMPLETE, *_WITHOUT, NOT_MEASURED)
     verdicts = [v for v in verdicts if any(r["verdict"] == v for r in rows)]
     documents = dict.fromkeys(r["document"] for r in rows)  # each once, in order
     groups = {document: [r for r in rows if r["document"] == document] for document in documents}
@@ -365,7 +371,8 @@ def summary(rows: list[dict]) -> str:
 
 
 def _row(claim: Claim, cells: list[dict]) -> dict:
-    paper = [c for c in cells if c["profile"] == "paper" and c["counts"]]
+    trained = [c for c in cells if c["profile"] == "paper" and c["counts"]]
+    paper = [c for c in trained if c["verdict"] != FEW_TRAININGS] or trained
     quick = [c for c in cells if c["profile"] == "quick"]
     shown = paper or [c for c in quick if c["counts"]] or quick or cells
     measured = {name for c in shown if c["counts"] for name in _names(c["data"])}

@@ -72,6 +72,8 @@ def refit_encoder(
     images = ImageSet((x * 255).round().to(torch.uint8), rows, name="posterior samples", split="train")
     settings = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "seed": seed, "progress": progress}
     of_decoder = _take_out_decoder(refitted, x[:1], samples[:1, 0].detach())
+    if not any(p.requires_grad for p in refitted.parameters()):
+        raise ValueError("model: no weight is left to refit; p(x|z) and p(z) depend on all that can be trained")
     history = fit(_ForwardKL(refitted, samples.detach()), images, **settings)
     for parameter in of_decoder:
         parameter.requires_grad_()

@@ -8,6 +8,7 @@ import itertools
 import json
 import logging
 import os
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -134,7 +135,7 @@ def shown(jobs: list[Job], every: float = 10) -> Iterator[tqdm]:
         before = ""
         while not ended.wait(every):
             under_way = ", ".join(filter(None, (_cell(job, begun) for job in jobs)))
-            if under_way != before:
+            if under_way != before or sys.stderr.isatty():  # a clock that stands still looks like a run that does
                 bar.set_postfix_str(under_way)
             before = under_way
 

@@ -28,7 +28,8 @@ from tqdm.auto import tqdm
 from vaenb import files
 from vaenb.data import ImageSet
 
-# Raise when `fit` gives other weights for the same description: older checkpoints are then not found any more.
+# Raise when `fit` gives other weights for the same description, as it does, too, when a default of `vae` changes that
+# a builder passes on as **config: older checkpoints are then not found any more.
 _FORMAT = 1
 
 
@@ -69,7 +70,7 @@ def fit(
     weights that a loss does not reach stay as they are. With `ema`, such as .9999, the model is left with the moving
     average of its weights (the history's losses are of the weights themselves): after batch 1 they are copied, after
     batch n + 1 the average keeps min(ema, (1 + n)/(10 + n)) of itself, so that a short training is not held back by
-    its beginning.
+    its beginning. BatchNorm's running statistics are not averaged: they stay those of the weights themselves.
 
     `data` lies on the model's device. Batches are permutations of it drawn from `seed`; an incomplete last batch is
     left out. The same model, data, settings and seed give the same weights on one machine's CPU at one thread count, if

@@ -84,7 +84,8 @@ def encoder_regret(
 ) -> Tensor:
     """Measure the likelihood regret as published: refit a copy of the encoder to each image of x by itself: (N,) nats.
 
-    `model` is a torch module with a submodule `encoder`; it stays as it is. Each image starts from its weights and
+    `model` is a torch module with a submodule `encoder`, which should be all of q (in a layered model it is the part
+    that is named so); it stays as it is. Each image starts from its weights and
     makes `steps` steps of Adam on one draw's ELBO. BatchNorm stays in evaluation mode: in training mode a batch of one
     would be normalised by itself. The public code differs: lr 2e-4, weight decay, and the rise of an importance
     weighted bound of 1,000 draws in place of the ELBO's by `samples`, so that q's shape counts less. Takes about

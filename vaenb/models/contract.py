@@ -142,22 +142,22 @@ def check_model(model) -> None:
     In training mode BatchNorm makes the images of one batch influence each other, so that neither an attack nor a
     chain belongs to its image. Raises TypeError or ValueError.
     """
-    missing = [
-        m for m in ("posterior", "decode", "log_prior", "log_likelihood") if not callable(getattr(model, m, None))
-    ]
-    if missing:
-        raise TypeError(
-            f"model: {type(model).__name__} has no {', '.join(missing)}; a LatentModel has posterior(x), decode(z), "
-            "log_prior(z) and log_likelihood(x, z): wrap yours in a class with these four methods"
-        )
-    parts = [model, *vars(model).values()] if hasattr(model, "__dict__") else [model]  # an adapter holds its net
-    if any(m.training for part in parts if isinstance(part, nn.Module) for m in part.modules()):
-        raise ValueError(
-            "model: it is in training mode, where BatchNorm mixes the images of a batch; call model.eval()"
-        )
-    for part in parts[1:]:
-        if hasattr(part, "log_likelihood") and not isinstance(part, nn.Module):
-            check_model(part)  # or a model that is itself an adapter
+    adapters = [model]
+    for adapter in adapters:  # grows: an adapter holds its net, or a model that is itself an adapter
+        methods = ("posterior", "decode", "log_prior", "log_likelihood")
+        missing = [m for m in methods if not callable(getattr(adapter, m, None))]
+        if missing:
+            raise TypeError(
+                f"model: {type(adapter).__name__} has no {', '.join(missing)}; a LatentModel has posterior(x), "
+                "decode(z), log_prior(z) and log_likelihood(x, z): wrap yours in a class with these four methods"
+            )
+        parts = [adapter, *vars(adapter).values()] if hasattr(adapter, "__dict__") else [adapter]
+        if any(m.training for part in parts if isinstance(part, nn.Module) for m in part.modules()):
+            raise ValueError(
+                "model: it is in training mode, where BatchNorm mixes the images of a batch; call model.eval()"
+            )
+        models = [part for part in parts if hasattr(part, "log_likelihood") and not isinstance(part, nn.Module)]
+        adapters += [part for part in models if all(part is not known for known in adapters)]
 
 
 @torch.enable_grad()  # also where the caller has switched gradients off
