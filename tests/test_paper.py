@@ -35,9 +35,15 @@ def test_every_picture_is_in_the_manifest_and_every_entry_has_its_files():
     assert kept == listed
 
 
-def test_every_run_says_what_made_it():
+def test_only_pictures_of_images_have_no_numbers():
+    bare = {f["file"].removesuffix(".png") for run in MANIFEST for f in run["figures"] if f["numbers"] is None}
+    assert bare <= {"input_attack", "repair", "back", "daed", "heart"}
+
+
+def test_every_run_says_what_made_it_and_what_it_took():
+    keys = ("notebook", "profile", "settings", "seeds", "data", "device", "threads", "versions", "started")
     for run in MANIFEST:
-        for key in ("notebook", "profile", "settings", "seeds", "data", "device", "versions", "started"):
+        for key in (*keys, "seconds", "peak_memory_gib"):
             assert run[key] is not None, f"{run['folder']}: no {key}"
         assert (ROOT / "notebooks" / f"{run['notebook']}.ipynb").is_file()
 

@@ -187,8 +187,7 @@ def remake() -> None:
 def manifest() -> list[dict]:
     """List the runs of `figures/` with what made them, and for every picture its numbers and its counterpart.
 
-    `numbers` is None for a picture of images, and for one drawn before numbers were kept; `document` is empty where
-    the documents have nothing like it.
+    `numbers` is None for a picture of images; `document` is empty where the documents have nothing like it.
     """
     counterparts = {entry["folder"]: entry["figures"] for entry in plan()}
     made = []
