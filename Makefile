@@ -28,7 +28,7 @@ if [ -n "$$active" ] && "$$active/bin/python" -P -c "$$SATISFIED" $(1) 2>/dev/nu
 elif [ ! -e .venv/.$(1) ] || [ pyproject.toml -nt .venv/.$(1) ]; then \
   $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 …")'; \
   echo "installing vaenb[$(1)] into .venv (once; PyTorch is large)$${active:+, as $$active does not hold it}"; \
-  $(PYTHON) -m venv .venv; .venv/bin/python -m pip install --quiet --disable-pip-version-check -e ".[$(1)]"; \
+  $(PYTHON) -m venv .venv; .venv/bin/python -m pip install --quiet --disable-pip-version-check -e ".[lab,$(1)]"; \
   touch .venv/.lab .venv/.$(1); \
 fi
 endef
@@ -56,8 +56,8 @@ lab:
 
 # The paper profile of every notebook on the data at hand, into figures/: hours. Interrupt it, and go on with the same
 # command. `make paper ARGS='--dry-run'` only says how long; `--workers`, `--scheduler`, `--device cuda` as in README.
-paper:
-	@$(call environment,lab); "$$bin/python" -m vaenb paper $(ARGS)
+paper: # notebook 08 audits guests
+	@$(call environment,audit); "$$bin/python" -m vaenb paper $(ARGS)
 
 bench:
 	@$(call environment,test); \

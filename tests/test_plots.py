@@ -4,6 +4,7 @@ import io
 import json
 
 import numpy as np
+import plotly.io as pio
 import pytest
 import torch
 from PIL import Image
@@ -343,6 +344,14 @@ def test_the_numbers_of_lines_stand_where_they_belong_and_not_where_their_bars_c
     assert [r["x"] for r in plots.numbers(fig)] == [1.0, 2.0, 1.0, 2.0]
 
 
+def test_a_line_of_one_training_has_no_bars_and_its_numbers_are_read_back():
+    values = torch.rand(2, 1, generator=seeded())
+    fig = plots.lines({"a": (torch.tensor([1.0, 2.0]), values)})
+    live, read = plots.numbers(fig), plots.numbers(pio.from_json(fig.to_json()))
+    assert read == live and [r["y"] for r in read] == pytest.approx(values.flatten().tolist(), rel=1e-5)
+    assert fig.data[0].error_y.array is None
+
+
 def test_bars_have_numbers_and_pictures_have_none():
     bars = plots.numbers(plots.bars({"z": torch.tensor([1.0, 2.0])}))
     assert [(r["x"], r["y"]) for r in bars] == [(1, 1.0), (2, 2.0)]
@@ -354,11 +363,13 @@ def test_bars_have_numbers_and_pictures_have_none():
 
 @pytest.fixture
 def rows(tmp_path):
-    about = {"profile": "paper", "seeds": [0], "data": {}, "settings": {}}
-    run = claims.start_run("01_probe", **about, folder=tmp_path)
+    about = {"profile": "paper", "data": {}, "settings": {}}
+    run = claims.start_run("01_probe", **about, seeds=[0, 1, 2], folder=tmp_path / "three")
     run.record("000.consistency.fgsm", {"a": Estimate(0.3, 0.2, 0.4), "b": Estimate(0.1, 0.05, 0.9)}, data="mnist")
     run.record("000.consistency.order", {"a": Estimate(-0.3, -0.4, -0.2)}, data="mnist")
     run.record("000.calibration.weak", {"a": Estimate(0.05, 0.0, 0.2)}, data="digits")
+    one = claims.start_run("01_probe", **about, seeds=[0], folder=tmp_path / "one")
+    one.record("001.black-target", {"a": Estimate(0.3, 0.2, 0.4)}, data="mnist")
     return claims.ledger([tmp_path])
 
 
@@ -366,7 +377,8 @@ def test_verdicts_are_counted_by_document(rows):
     fig = plots.verdicts(rows)
     counts = {bar.name: dict(zip(bar.x, bar.y, strict=True)) for bar in fig.data}
     assert counts["reproduced"]["000"] == counts["contradicted"]["000"] == 1
-    assert sum(sum(c.values()) for c in counts.values()) == 51 and counts["not measured"]["001"] == 12
+    assert sum(sum(c.values()) for c in counts.values()) == 51 and counts["not measured"]["001"] == 11
+    assert counts["no verdict (fewer than 3 trainings)"]["001"] == 1
 
 
 def test_margins_are_in_half_widths_and_claimed_is_right(rows):
@@ -378,7 +390,8 @@ def test_margins_are_in_half_widths_and_claimed_is_right(rows):
 
 def test_the_claim_slider_has_a_frame_for_every_claim_with_cells(rows):
     fig = plots.claim_slider(rows)
-    assert [f.name for f in fig.frames] == ["000.consistency.fgsm", "000.consistency.order", "000.calibration.weak"]
+    names = ["000.consistency.fgsm", "000.consistency.order", "000.calibration.weak", "001.black-target"]
+    assert [f.name for f in fig.frames] == names
     assert list(fig.frames[0].data[0].x) == [0.1, 0.3]  # the weakest on top
     assert "stand-in" in fig.frames[2].layout.yaxis.ticktext[0]
     assert list(fig.frames[2].data[1].x) == [0.15, 0.15, None, -0.15, -0.15, None]  # equivalence has two bounds

@@ -264,7 +264,7 @@ def _made_by(entry: dict, device: str, about: dict) -> bool:
 def _copy_figure(folder: Path, target: Path, name: str) -> None:
     drawn, picture = folder / f"{name}.plotly.json", folder / f"{name}.png"
     if not drawn.is_file():
-        raise ValueError(f"{folder}: there is no {drawn.name}, a main figure in figures/plan.json")
+        raise ValueError(f"{folder}: there is no {drawn.name}, a main figure in figures/plan.json; see its notebook")
     fig = pio.from_json(drawn.read_text(encoding="utf-8"))
     if not picture.is_file():
         plots.save(fig, folder, name)

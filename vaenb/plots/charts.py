@@ -75,6 +75,8 @@ def lines(
     for number, (name, (places, values)) in enumerate(series.items()):
         color = color if name in dashed else next(palette)
         style = {"line": {"color": color, "dash": "dash" if name in dashed else "solid"}, "mode": "lines+markers"}
+        if values.ndim == 2 and values.shape[1] == 1:  # one image or training has no spread
+            values = values[:, 0]
         if values.ndim == 2:
             error = 2 * values.std(1) / values.shape[1] ** 0.5
             style["error_y"] = {"array": plain(error), "thickness": 1}

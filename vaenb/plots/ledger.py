@@ -13,6 +13,7 @@ _LOOKS = {
     "incomplete": (COLORS[5], "circle-open"),
     "contradicted": (COLORS[1], "x"),
     "inconclusive": (COLORS[4], "diamond"),
+    claims.FEW_TRAININGS: ("#999999", "triangle-up-open"),
     claims.NO_VERDICT: ("#999999", "square-open"),
     claims.NOT_MEASURED: ("#CCCCCC", "square-open"),
 }
