@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal
 
-from vaenb.models import DiagonalGaussian
-from vaenb.models.contract import standard_normal
+from vaenb.distributions import DiagonalGaussian, standard_normal
 
 
 def seeded(seed: int = 0) -> torch.Generator:

@@ -6,9 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.oracles import LinearGaussian, seeded
-from vaenb import hmc
 from vaenb.attacks import adaptive
-from vaenb.models import DiagonalGaussian, seatbelt, vae
+from vaenb.defences.repair import repair
+from vaenb.distributions import DiagonalGaussian
+from vaenb.models import seatbelt, vae
 
 
 def square(z, index):
@@ -31,7 +32,7 @@ def x():
 
 @pytest.fixture(scope="module")
 def defence(model, x):
-    return hmc.repair(model, x, warmup=20, num_samples=5, generator=seeded())
+    return repair(model, x, warmup=20, num_samples=5, generator=seeded())
 
 
 def objective(model, x, defence, method="unrolled", loss=square, **changed):
@@ -79,7 +80,7 @@ def test_through_a_long_chain_the_encoder_no_longer_matters():
 
     model, x, weights = Lying(), torch.full((2, 1, 4, 4), 0.5), torch.tensor([1.0, 2.0, -1.0])
     truth = gradient(lambda x, i: LinearGaussian.posterior(model, x).mean @ weights, x)
-    defence = hmc.repair(model, x, warmup=60, num_samples=5, generator=seeded())
+    defence = repair(model, x, warmup=60, num_samples=5, generator=seeded())
     linear = lambda z, index: z @ weights  # noqa: E731
     spec = {"transitions": 60, "leapfrog_steps": 4, "draws": 8}
     exact, bpda = (gradient(objective(model, x, defence, m, linear, **spec), x) for m in ("unrolled", "bpda"))
@@ -191,7 +192,7 @@ def test_a_rejected_trajectory_that_blew_up_leaves_the_gradient_of_the_others():
     layered = seatbelt(image_shape=(1, 8, 8), latent_dim=1, layers=3, size=9, net="mlp").eval()
     x = torch.rand(3, 1, 8, 8, generator=seeded())
     steps = torch.tensor([0.1, 0.1, 100.0])  # the third chain's trajectories end nowhere, and it stays at its start
-    chains = hmc.repair(layered, x, warmup=0, num_samples=4, step_size=steps, generator=seeded())
+    chains = repair(layered, x, warmup=0, num_samples=4, step_size=steps, generator=seeded())
     assert torch.equal(chains.last[2], chains.start[2])
     found = gradient(objective(layered, x, chains, transitions=2), x)
     start = gradient(objective(layered, x, chains, "bpda", transitions=2), x)

@@ -5,11 +5,12 @@ import torch
 
 from tests.oracles import seeded
 from vaenb.attacks import latent
-from vaenb.attacks.adversarial_training import AdversarialVAE, adversarial_vae
+from vaenb.checkpoints import trained
 from vaenb.data import load
+from vaenb.defences.adversarial_training import AdversarialVAE, adversarial_vae
 from vaenb.metrics.images import ssim
 from vaenb.models import vae
-from vaenb.training import fit, trained
+from vaenb.training import fit
 
 SMALL = {"image_shape": (1, 8, 8), "latent_dim": 3, "net": "mlp"}
 CONV = {"image_shape": (1, 16, 16), "latent_dim": 3}  # has BatchNorm

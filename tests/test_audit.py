@@ -12,17 +12,19 @@ from hypothesis import strategies as st
 from torch import nn
 
 from tests.oracles import LinearGaussian, seeded
-from vaenb import plots, widgets
+from vaenb import widgets
 from vaenb.attacks import encoder, latent
-from vaenb.audit import MULTIPLES, audit
-from vaenb.claims import Estimate
+from vaenb.audit import audit, audit_page
+from vaenb.audit.report import MULTIPLES
+from vaenb.contract import check_contract, reconstruct
+from vaenb.distributions import DiagonalGaussian, Point, standard_normal
 from vaenb.metrics.detection import auroc, signals
 from vaenb.metrics.distortion import aaddc_abs, dd_curve, spread
 from vaenb.metrics.images import mse, ssim
-from vaenb.models import DiagonalGaussian, Point, dae, hierarchical_vae, reconstruct, seatbelt, vae
-from vaenb.models.contract import check_contract, standard_normal
+from vaenb.models import dae, hierarchical_vae, seatbelt, vae
+from vaenb.stats import Estimate
 
-NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "08_audit_your_own.ipynb"
+NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "10_audit_your_own.ipynb"
 QUICK = {"attacked": 4, "steps": 5, "restarts": 1, "progress": False}
 
 
@@ -160,7 +162,7 @@ def test_what_a_deterministic_autoencoder_lacks_is_said_and_nothing_stops(x, noi
         assert report[name].startswith("not defined: "), name
     assert report.settings["objective"] == "means"
     assert isinstance(report["encoder attack: AADDC"], Estimate) and isinstance(report["outside: n: ‖μ‖"], Estimate)
-    texts = [a.text for a in plots.audit_page(report, title="a DAE").layout.annotations]
+    texts = [a.text for a in audit_page(report, title="a DAE").layout.annotations]
     assert texts.count("not defined") == 6
 
 
@@ -206,14 +208,12 @@ def test_the_report_can_be_stored_and_read(report):
 
 
 def test_the_page_shows_every_part(report):
-    figure = plots.audit_page(report, title="a model")
+    figure = audit_page(report, title="a model")
     names = {trace.name for trace in figure.data if trace.name}
     assert {"attack", "random step of its length", "noise", "of all codes", "of q(z|x), mean"} <= names
     assert "AADDC latent" in figure.layout.title.text and "ELBO" in figure.layout.title.text
     assert figure.layout.xaxis2.title.text == "radius ε / spread of the codes"
-    alone = plots.audit_page(
-        replace(report, estimates={k: v for k, v in report.estimates.items() if "outside" not in k})
-    )
+    alone = audit_page(replace(report, estimates={k: v for k, v in report.estimates.items() if "outside" not in k}))
     assert "not measured" in [a.text for a in alone.layout.annotations]
 
 

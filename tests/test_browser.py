@@ -31,12 +31,12 @@ pytestmark = [
 # What is tested here are the sliders: nbval runs the notebooks as they are committed.
 SMALLER = {
     "01_vae_as_probe.ipynb": {"count": 40, "some": 12, "few": 4, "searches": 1},
-    "02_latent_attacks.ipynb": {"betas": [], "count": 8},
-    "03_latent_defences.ipynb": {"betas": [1.0, 10.0], "count": 8},
-    "04_encoder_attacks_hmc.ipynb": {"betas": [1.0, 4.0], "per_class": 1, "transitions": 50, "adaptive_images": 2},
-    "05_diffusion.ipynb": {"epochs": 2, "lessons": 1, "count": 16, "samples": 20, "few": 4, "radii": [0.1]},
-    "06_seatbelt.ipynb": {"layers": [2], "epochs": 3, "count": 4, "grid": 3},
-    "07_likelihood_and_ood.ipynb": {
+    "03_latent_attacks.ipynb": {"betas": [], "count": 8},
+    "04_latent_defences.ipynb": {"betas": [1.0, 10.0], "count": 8},
+    "05_encoder_attacks_hmc.ipynb": {"betas": [1.0, 4.0], "per_class": 1, "transitions": 50, "adaptive_images": 2},
+    "07_diffusion.ipynb": {"epochs": 2, "lessons": 1, "count": 16, "samples": 20, "few": 4, "radii": [0.1]},
+    "08_seatbelt.ipynb": {"layers": [2], "epochs": 3, "count": 4, "grid": 3},
+    "09_likelihood_and_ood.ipynb": {
         "families": ["bernoulli"],
         "count": 40,
         "some": 8,
@@ -44,7 +44,7 @@ SMALLER = {
         "part": 200,
         "epochs": 2,
     },
-    "08_audit_your_own.ipynb": {
+    "10_audit_your_own.ipynb": {
         "count": 20,
         "attacked": 3,
         "steps": 2,
@@ -229,7 +229,7 @@ def test_the_kernel_can_be_stopped_in_the_middle_of_a_training_and_says_so(page,
 
 
 def test_the_slider_of_09_goes_through_the_claims(page, lab):
-    open_and_run(page, lab, "09_claims.ipynb")
+    open_and_run(page, lab, "11_claims.ipynb")
     slide_all(page)
     assert page.problems == []
 
@@ -250,33 +250,33 @@ def test_the_sliders_of_01_doubt_and_accuse(page, lab):
 
 def test_the_sliders_of_02_take_an_aim(page, lab):
     right = dict.fromkeys(("target", "model", "test image"), ("ArrowRight", 1))
-    drag_all(page, lab, "02_latent_attacks.ipynb", "SSIM", {"attack radius ε": ("ArrowRight", 3), **right})
+    drag_all(page, lab, "03_latent_attacks.ipynb", "SSIM", {"attack radius ε": ("ArrowRight", 3), **right})
 
 
 def test_the_sliders_of_03_weigh_total_correlation(page, lab):
     right = dict.fromkeys(("target", "weight β", "test image"), ("ArrowRight", 1))
-    drag_all(page, lab, "03_latent_defences.ipynb", "SSIM", {"attack radius ε": ("ArrowRight", 3), **right})
+    drag_all(page, lab, "04_latent_defences.ipynb", "SSIM", {"attack radius ε": ("ArrowRight", 3), **right})
 
 
 def test_the_sliders_of_04_repair_it(page, lab):
     sliders = {"HMC transitions": ("ArrowLeft", 10), "attack radius δ": ("ArrowLeft", 1)}
     sliders |= {"KL weight β": ("ArrowRight", 1), "test image": ("ArrowRight", 1)}
-    drag_all(page, lab, "04_encoder_attacks_hmc.ipynb", "MSE", sliders)
+    drag_all(page, lab, "05_encoder_attacks_hmc.ipynb", "MSE", sliders)
 
 
 def test_the_sliders_of_05_clean_and_invent(page, lab):
     sliders = {"noise level": ("ArrowRight", 1), "β₁": ("ArrowRight", 1), "source": ("ArrowRight", 1)}
-    drag_all(page, lab, "05_diffusion.ipynb", "MSE", sliders)
+    drag_all(page, lab, "07_diffusion.ipynb", "MSE", sliders)
 
 
 def test_the_sliders_of_06_pay_for_a_change(page, lab):
     sliders = {"penalty λ": ("ArrowRight", 3), "weight β": ("ArrowLeft", 1)}
     sliders |= {"attacked layers": ("ArrowRight", 1), "pair": ("ArrowRight", 1)}
-    drag_all(page, lab, "06_seatbelt.ipynb", "shortfall", sliders)
+    drag_all(page, lab, "08_seatbelt.ipynb", "shortfall", sliders)
 
 
 def test_the_sliders_of_07_pale_and_accuse(page, lab):
-    run_without_errors(page, lab, "07_likelihood_and_ood.ipynb")
+    run_without_errors(page, lab, "09_likelihood_and_ood.ipynb")
     drag(
         page,
         "higher than that of",
@@ -288,4 +288,4 @@ def test_the_sliders_of_07_pale_and_accuse(page, lab):
 
 def test_the_sliders_of_08_compare_models(page, lab):
     right = dict.fromkeys(("model", "test image"), ("ArrowRight", 1))
-    drag_all(page, lab, "08_audit_your_own.ipynb", "SSIM", {"attack radius ε": ("ArrowLeft", 3), **right})
+    drag_all(page, lab, "10_audit_your_own.ipynb", "SSIM", {"attack radius ε": ("ArrowLeft", 3), **right})

@@ -15,16 +15,7 @@ from sklearn.metrics import brier_score_loss, precision_recall_curve
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from tests.oracles import seeded
-from vaenb.metrics.calibration import (
-    _minimise,
-    aurc,
-    binned,
-    brier,
-    ece,
-    fit_temperature,
-    reliability,
-    risk_coverage,
-)
+from vaenb.metrics.calibration import _minimise, aurc, binned, brier, ece, fit_temperature, reliability, risk_coverage
 
 
 def classified(n=2000, k=5, scale=2.0, seed=0):

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vaenb.metrics.chains import ess, split_rhat
+from vaenb.sampling.chains import ess, split_rhat
 
 
 def autoregressive(rho, chains, length, seed=0):

@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from vaenb import claims
-from vaenb.claims import Claim, Estimate, bootstrap, ledger, start_run, table, verdict
+from vaenb import claims, files
+from vaenb.claims import Claim, ledger, start_run, table, verdict
+from vaenb.stats import Estimate, bootstrap
 
 KINDS = ("greater", "less", "equivalent", "not_less", "not_greater")
 number = st.floats(-10, 10)
@@ -227,7 +228,7 @@ def test_the_folder_is_the_argument_then_the_runner_then_the_default(runs, tmp_p
     assert start_run("01", folder=tmp_path / "arg", **kw).folder == tmp_path / "arg"
     monkeypatch.delenv("VAENB_RUN")
     monkeypatch.delenv("VAENB_RUNS")
-    assert claims.runs_folder() == Path(claims.__file__).parents[1] / "runs"
+    assert files.runs_folder() == Path(claims.__file__).parents[1] / "runs"
 
 
 def test_starting_again_clears_the_claims_of_the_earlier_run(runs):
@@ -533,7 +534,7 @@ def test_the_table_of_an_empty_ledger_has_all_claims(tmp_path):
 
 def test_half_samples_are_as_wide_as_theory_says():
     x = np.random.default_rng(0).normal(size=400)
-    e = claims.half_samples(x, resamples=2000)
+    e = stats.half_samples(x, resamples=2000)
     half_width = 1.96 * x.std() / 20
     assert e.effect == pytest.approx(x.mean()) and e.n == 400
     assert [e.low, e.high] == pytest.approx([x.mean() - half_width, x.mean() + half_width], abs=0.1 * half_width)
@@ -545,9 +546,9 @@ def test_half_samples_hold_their_estimate_where_the_bootstrap_does_not():
     g = torch.Generator().manual_seed(0)
     real, fake = torch.randn(500, 30, generator=g), torch.randn(120, 30, generator=g)
     distance = lambda rows: frechet_distance(real, torch.as_tensor(rows))  # noqa: E731
-    biased = claims.bootstrap(fake, statistic=distance, resamples=100)
+    biased = stats.bootstrap(fake, statistic=distance, resamples=100)
     assert biased.low > biased.effect
-    e = claims.half_samples(fake, statistic=distance, resamples=100)
+    e = stats.half_samples(fake, statistic=distance, resamples=100)
     assert e.low < e.effect < e.high
     with pytest.raises(ValueError, match="at least 4"):
-        claims.half_samples(fake[:3])
+        stats.half_samples(fake[:3])

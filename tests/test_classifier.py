@@ -9,8 +9,8 @@ from sklearn.preprocessing import StandardScaler
 
 from tests.oracles import seeded
 from vaenb import data
+from vaenb.checkpoints import trained
 from vaenb.models.classifier import cnn, linear_probe
-from vaenb.training import trained
 
 
 def clusters(classes, n=300, d=4):

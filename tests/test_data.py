@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision import datasets
 
-from vaenb import data, sprites
-from vaenb.data import DatasetUnavailable, load
+from vaenb import data
+from vaenb.data import DatasetUnavailable, load, public, sets, sprites
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def test_small_differences_of_size_are_padded_and_large_ones_resized(folder):
     assert torch.equal(padded[:, 0, 2:30, 2:30], torch.from_numpy(images)) and padded[:, :, :2].sum() == 0
     assert load("own", size=64).shape == (1, 64, 64) and load("own", size=28).images.sum() == images.sum()
     flat = torch.full((1, 1, 8, 8), 77, dtype=torch.uint8)
-    assert (data._resized(flat, 32) == 77).all() and (data._resized(flat, 4) == 77).all()
+    assert (sets._resized(flat, 32) == 77).all() and (sets._resized(flat, 4) == 77).all()
 
 
 # sprites
@@ -268,9 +268,9 @@ class Fake:
 
 
 def test_public_formats_become_upright_images_with_labels_from_zero():
-    letters = data._converted("emnist_letters", Fake(data=torch.arange(4).view(1, 2, 2), targets=torch.tensor([26])))
+    letters = public._converted("emnist_letters", Fake(data=torch.arange(4).view(1, 2, 2), targets=torch.tensor([26])))
     assert letters["images"][0].tolist() == [[0, 2], [1, 3]] and letters["labels"].tolist() == [25]
-    svhn = data._converted("svhn", Fake(data=some_bytes(2, 3, 32, 32), labels=np.array([1, 9])))
+    svhn = public._converted("svhn", Fake(data=some_bytes(2, 3, 32, 32), labels=np.array([1, 9])))
     assert svhn["images"].shape == (2, 32, 32, 3)
 
 
@@ -278,7 +278,7 @@ def test_omniglot_is_sorted_and_white_on_black(tmp_path):
     for i, character in enumerate(("Tengwar/c02", "Greek/c01")):
         (tmp_path / character).mkdir(parents=True)
         Image.fromarray(np.array([[0, 255 - i]], dtype=np.uint8)).save(tmp_path / character / "a.png")
-    drawings = data._converted("omniglot", Fake(target_folder=tmp_path))
+    drawings = public._converted("omniglot", Fake(target_folder=tmp_path))
     assert drawings["images"].tolist() == [[[255, 1]], [[255, 0]]] and drawings["labels"].tolist() == [0, 1]
 
 
@@ -287,7 +287,7 @@ def test_celeba_is_cut_and_scaled_as_usual(tmp_path):
     photo = np.zeros((218, 178, 3), dtype=np.uint8)
     photo[35:183, 15:163] = 200  # the middle 148×148
     Image.fromarray(photo).save(tmp_path / "celeba" / "img_align_celeba" / "000001.png")
-    faces = data._converted("celeba", Fake(root=tmp_path, base_folder="celeba", filename=["000001.png"]))["images"]
+    faces = public._converted("celeba", Fake(root=tmp_path, base_folder="celeba", filename=["000001.png"]))["images"]
     assert faces.shape == (1, 64, 64, 3) and (faces == 200).all()
 
 

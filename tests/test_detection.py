@@ -14,11 +14,12 @@ from sklearn.preprocessing import QuantileTransformer
 from torch import Tensor
 
 from tests.oracles import LinearGaussian, seeded
-from vaenb.claims import bootstrap
+from vaenb.contract import NotDefined
+from vaenb.distributions import DiagonalGaussian, standard_normal
 from vaenb.metrics.detection import aupr, auroc, copod, fpr95, likelihood_path, mahalanobis, signals
 from vaenb.metrics.likelihood import elbo
-from vaenb.models import DiagonalGaussian, NotDefined, dae, hierarchical_vae, vae
-from vaenb.models.contract import standard_normal
+from vaenb.models import dae, hierarchical_vae, vae
+from vaenb.stats import bootstrap
 
 SCORES = st.lists(st.floats(allow_nan=False), min_size=1, max_size=20)
 FEW = st.lists(st.sampled_from([-math.inf, -1e30, -1.0, 0.0, 1e-30, math.inf]), min_size=1, max_size=20)  # many ties

@@ -11,12 +11,13 @@ from scipy.stats import chisquare, ks_2samp
 from torch import nn
 
 from tests.oracles import seeded
-from vaenb import training
+from vaenb import checkpoints
+from vaenb.checkpoints import trained
 from vaenb.data import load
 from vaenb.models import DAED, DDGM, ddgm, denoiser
 from vaenb.models.diffusion import cosine, linear, snr
 from vaenb.models.unet import UNet
-from vaenb.training import fit, trained
+from vaenb.training import fit
 
 SHAPE = (1, 8, 8)
 SMALL = {"image_shape": SHAPE, "steps": 40, "channels": 8}
@@ -411,7 +412,7 @@ def test_a_unet_is_as_wide_and_as_deep_as_asked():
 def test_trained_diffusion_models_come_back_from_the_store(digits, tmp_path, monkeypatch):
     run = lambda: trained(ddgm, SMALL, digits, epochs=1, ema=0.9, folder=tmp_path, progress=False)  # noqa: E731
     model, history = run()
-    monkeypatch.setattr(training, "fit", lambda *a, **k: pytest.fail("trained again"))
+    monkeypatch.setattr(checkpoints, "fit", lambda *a, **k: pytest.fail("trained again"))
     again, history_again = run()
     assert history == history_again and len(list(tmp_path.glob("ddgm-*.safetensors"))) == 1
     assert torch.equal(model.alpha_bar, again.alpha_bar)

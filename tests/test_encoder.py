@@ -11,7 +11,9 @@ from torch.distributions import Independent, Normal, kl_divergence
 from tests.oracles import LinearGaussian, seeded
 from vaenb import data
 from vaenb.attacks import encoder
-from vaenb.models import DiagonalGaussian, NotDefined, dae, hierarchical_vae, seatbelt, vae
+from vaenb.contract import NotDefined
+from vaenb.distributions import DiagonalGaussian
+from vaenb.models import dae, hierarchical_vae, seatbelt, vae
 from vaenb.models.classifier import linear_probe
 from vaenb.training import fit
 

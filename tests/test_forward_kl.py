@@ -8,13 +8,14 @@ from torch import nn
 from torch.distributions import Normal
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-import vaenb.forward_kl
+import vaenb.models.forward_kl
 from tests.oracles import seeded
+from vaenb.checkpoints import trained
 from vaenb.data import load
-from vaenb.forward_kl import TARGETS, ForwardKLVAE, draw, forward_kl_vae
-from vaenb.hmc import repair
+from vaenb.defences.repair import repair
 from vaenb.metrics.likelihood import elbo, iwae
 from vaenb.models import VAE
+from vaenb.models.forward_kl import TARGETS, ForwardKLVAE, draw, forward_kl_vae
 from vaenb.models.likelihoods import (
     Bernoulli,
     Categorical,
@@ -23,7 +24,6 @@ from vaenb.models.likelihoods import (
     Gaussian,
     LearnedGaussian,
 )
-from vaenb.training import trained
 
 SMALL = {"image_shape": (1, 8, 8), "latent_dim": 3, "net": "mlp", "width": 0.05}
 CONV = {"image_shape": (1, 16, 16), "latent_dim": 3, "net": "conv001", "width": 0.1}  # has BatchNorm
@@ -84,7 +84,11 @@ def built(**config):
 @pytest.fixture
 def record(monkeypatch):
     """The codes and images of every log p(x|z) that was asked for, and the states of every chain."""
-    seen, likelihood, transition = {"x": [], "z": [], "states": []}, VAE.log_likelihood, vaenb.forward_kl.transition
+    seen, likelihood, transition = (
+        {"x": [], "z": [], "states": []},
+        VAE.log_likelihood,
+        vaenb.models.forward_kl.transition,
+    )
 
     def spied(self, x, z):
         seen["x"].append(x), seen["z"].append(z)
@@ -96,7 +100,7 @@ def record(monkeypatch):
         return result
 
     monkeypatch.setattr(VAE, "log_likelihood", spied)
-    monkeypatch.setattr(vaenb.forward_kl, "transition", moved)
+    monkeypatch.setattr(vaenb.models.forward_kl, "transition", moved)
     return seen
 
 

@@ -11,10 +11,11 @@ from torch.distributions import Independent, Normal, kl_divergence
 from tests.oracles import seeded
 from vaenb import data
 from vaenb.attacks import encoder
+from vaenb.checkpoints import trained
+from vaenb.checks import check_model
+from vaenb.distributions import standard_normal
 from vaenb.metrics.likelihood import elbo, iwae
 from vaenb.models import hierarchical_vae
-from vaenb.models.contract import check_model, standard_normal
-from vaenb.training import trained
 
 GROUPS = ((1, 4), (4, 1), (8, 1))
 SMALL = {"image_shape": (1, 16, 16), "channels": 8, "groups": GROUPS}

@@ -10,9 +10,12 @@ from hypothesis import strategies as st
 from torch import nn
 
 from tests.oracles import LinearGaussian, seeded
-from vaenb import hmc
-from vaenb.metrics.chains import ess, split_rhat
-from vaenb.models import VAE, DiagonalGaussian, vae
+from vaenb.defences.repair import PUBLISHED, repair
+from vaenb.distributions import DiagonalGaussian
+from vaenb.models import VAE, vae
+from vaenb.sampling import hmc
+from vaenb.sampling.chains import ess, split_rhat
+from vaenb.sampling.posterior import posterior_density
 
 FIELDS = ("start", "samples", "log_density", "last", "warmup", "accept_rate", "step_size", "scale", "divergences")
 
@@ -74,7 +77,7 @@ def test_moments_of_gaussians_of_all_scales_in_one_batch(adapt_scale):
 @pytest.mark.parametrize("unit_mass", [False, True])
 def test_the_posterior_of_a_linear_gaussian_model_is_sampled(unit_mass):
     model, x = LinearGaussian(), torch.rand(8, 1, 4, 4, generator=seeded())
-    chains = hmc.repair(model, x, num_samples=200, warmup=50, unit_mass=unit_mass, generator=seeded(1))
+    chains = repair(model, x, num_samples=200, warmup=50, unit_mass=unit_mass, generator=seeded(1))
     exact = model.posterior(x)
     assert_moments(chains.samples, exact.mean, exact.stddev**2)
     assert not chains.divergences.any()
@@ -83,7 +86,7 @@ def test_the_posterior_of_a_linear_gaussian_model_is_sampled(unit_mass):
 def test_the_posterior_density_is_the_exact_posterior_times_the_evidence():
     model, x = LinearGaussian(), torch.rand(4, 1, 4, 4, generator=seeded())
     z, index = torch.randn(3, 3, generator=seeded()), torch.tensor([2, 0, 3])
-    density = hmc.posterior_density(model, x)(z, index)
+    density = posterior_density(model, x)(z, index)
     torch.testing.assert_close(density, model.posterior(x[index]).log_prob(z) + model.log_evidence(x[index]))
 
 
@@ -109,7 +112,7 @@ def bent():
         decoder[0].weight *= 3
         decoder[2].weight *= 4
         x = model.decode(torch.tensor([[1.0, -0.5]], dtype=torch.float64))
-    density = hmc.posterior_density(model, x)
+    density = posterior_density(model, x)
     return lambda z, index: density(z, torch.zeros_like(index))
 
 
@@ -385,7 +388,7 @@ def test_chains_carry_no_graph_and_leave_no_gradients():
     model, x = LinearGaussian(), torch.rand(2, 1, 4, 4, generator=seeded())
     model.w = model.w.clone().requires_grad_()
     z0 = torch.randn(2, 3, generator=seeded(), requires_grad=True)
-    run = lambda: hmc.sample(hmc.posterior_density(model, x), z0, num_samples=4, warmup=4, generator=seeded())  # noqa: E731
+    run = lambda: hmc.sample(posterior_density(model, x), z0, num_samples=4, warmup=4, generator=seeded())  # noqa: E731
     chains = run()
     with torch.no_grad():
         assert torch.equal(run().path, chains.path)
@@ -396,13 +399,13 @@ def test_chains_carry_no_graph_and_leave_no_gradients():
 def test_repair_starts_where_the_encoder_looks_and_takes_the_published_schedule():
     model, x = LinearGaussian(), torch.rand(4, 1, 4, 4, generator=seeded())
     z0 = model.posterior(x).rsample(generator=seeded())
-    published = hmc.repair(model, x, generator=seeded(), **hmc.PUBLISHED | {"num_samples": 2, "warmup": 2})
+    published = repair(model, x, generator=seeded(), **PUBLISHED | {"num_samples": 2, "warmup": 2})
     assert torch.equal(published.start, z0) and (published.scale == 1).all() and published.gradient_calls == 81
-    scaled = hmc.repair(model, x, num_samples=2, warmup=2, generator=seeded())
+    scaled = repair(model, x, num_samples=2, warmup=2, generator=seeded())
     assert torch.equal(scaled.start, z0) and torch.equal(scaled.scale, model.posterior(x).stddev)
-    chunked = hmc.repair(model, x, num_samples=2, warmup=2, chunk=3, generator=seeded())
+    chunked = repair(model, x, num_samples=2, warmup=2, chunk=3, generator=seeded())
     torch.testing.assert_close(chunked.path, scaled.path)
-    assert hmc.repair(model, x, generator=seeded()).gradient_calls == 301
+    assert repair(model, x, generator=seeded()).gradient_calls == 301
 
 
 # Divergences, interrupts, and what is refused
@@ -427,8 +430,8 @@ def test_a_chain_meets_the_edge_of_its_density_and_stays_inside():
 
 def test_a_trajectory_that_overflows_never_shows_the_density_what_is_not_finite():
     model, x = LinearGaussian(), torch.rand(3, 1, 4, 4, generator=seeded())  # torch.distributions refuse NaN
-    hopeless = hmc.PUBLISHED | {"num_samples": 3, "warmup": 0, "step_size": 50.0}
-    chains = hmc.repair(model, x, generator=seeded(), **hopeless)
+    hopeless = PUBLISHED | {"num_samples": 3, "warmup": 0, "step_size": 50.0}
+    chains = repair(model, x, generator=seeded(), **hopeless)
     assert (chains.divergences == 3).all() and torch.equal(chains.last, chains.start)
 
 
@@ -517,11 +520,11 @@ def test_repair_refuses_what_is_no_image_and_no_model_at_rest():
     x = torch.rand(1, 1, 8, 8)
     model = vae(image_shape=(1, 8, 8), latent_dim=2, net="mlp")
     with pytest.raises(ValueError, match=r"training mode.*model.eval\(\)"):
-        hmc.repair(model, x)
+        repair(model, x)
     with pytest.raises(ValueError, match="x: pixels in"):
-        hmc.repair(model.eval(), 255 * x)
+        repair(model.eval(), 255 * x)
     with pytest.raises(TypeError, match="no posterior, decode"):
-        hmc.repair(object(), x)
+        repair(object(), x)
 
 
 def test_a_posterior_without_spread_and_inference_mode_are_told():
@@ -530,7 +533,7 @@ def test_a_posterior_without_spread_and_inference_mode_are_told():
     model.posterior = lambda x: DiagonalGaussian(posterior(x).mean, torch.full((len(x), 2), -300.0))
     x = torch.rand(2, 1, 8, 8, generator=seeded())
     with pytest.raises(ValueError, match=r"model: posterior\(x\).stddev > 0 expected"):
-        hmc.repair(model, x)
-    hmc.repair(model, x, num_samples=2, warmup=2, unit_mass=True)
+        repair(model, x)
+    repair(model, x, num_samples=2, warmup=2, unit_mass=True)
     with torch.inference_mode(), pytest.raises(RuntimeError, match="inference_mode"):
-        hmc.repair(model, x, unit_mass=True)
+        repair(model, x, unit_mass=True)

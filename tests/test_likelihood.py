@@ -8,9 +8,10 @@ from torch import Tensor, nn
 from torch.distributions import Normal
 
 from tests.oracles import LinearGaussian, seeded
+from vaenb.distributions import DiagonalGaussian
 from vaenb.metrics.diagnosis import inference_gap, likelihood_tilt, posterior_ratio, tv_bound
 from vaenb.metrics.likelihood import ais, elbo, iwae, shortfall
-from vaenb.models import VAE, DiagonalGaussian, hierarchical_vae, vae
+from vaenb.models import VAE, hierarchical_vae, vae
 
 
 class Blurred(LinearGaussian):

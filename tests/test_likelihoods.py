@@ -12,9 +12,10 @@ from torch import Tensor
 
 from tests.oracles import seeded
 from vaenb.attacks import encoder
+from vaenb.contract import NotDefined
 from vaenb.data import load
 from vaenb.metrics.likelihood import bits_per_dim, elbo, iwae
-from vaenb.models import NotDefined, vae
+from vaenb.models import vae
 from vaenb.models.likelihoods import (
     Bernoulli,
     Categorical,

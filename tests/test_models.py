@@ -12,26 +12,18 @@ from torch.distributions import Independent, Normal, kl_divergence
 
 from tests.oracles import LinearGaussian, seeded
 from vaenb.attacks import encoder, latent, penalized
+from vaenb.checkpoints import trained
+from vaenb.checks import check_images, check_latents, check_model
+from vaenb.contract import NotDefined, reconstruct
 from vaenb.data import load
-from vaenb.hmc import repair
+from vaenb.defences.refit import refit_encoder
+from vaenb.defences.repair import repair
+from vaenb.distributions import DiagonalGaussian, Point
 from vaenb.metrics.likelihood import ais, bits_per_dim, elbo, iwae, shortfall
-from vaenb.models import (
-    DAE,
-    VAE,
-    DiagonalGaussian,
-    NotDefined,
-    Point,
-    dae,
-    hierarchical_vae,
-    reconstruct,
-    seatbelt,
-    vae,
-)
-from vaenb.models.contract import check_images, check_latents, check_model
+from vaenb.models import DAE, VAE, dae, hierarchical_vae, seatbelt, vae
 from vaenb.models.likelihoods import Bernoulli, ContinuousBernoulli, Gaussian
 from vaenb.models.regularizers import KL, mmd, shapiro_wilk
-from vaenb.refit import refit_encoder
-from vaenb.training import fit, trained
+from vaenb.training import fit
 
 
 def gaussians(n: int, d: int, seed: int) -> DiagonalGaussian:

@@ -11,11 +11,13 @@ from torch import Tensor, nn
 from torch.distributions import MultivariateNormal
 
 from tests.oracles import LinearGaussian, seeded
+from vaenb.contract import NotDefined
+from vaenb.distributions import DiagonalGaussian
 from vaenb.metrics import ood
 from vaenb.metrics.detection import auroc
 from vaenb.metrics.expansion import second_order
 from vaenb.metrics.likelihood import elbo
-from vaenb.models import DiagonalGaussian, NotDefined, dae, hierarchical_vae, seatbelt, vae
+from vaenb.models import dae, hierarchical_vae, seatbelt, vae
 
 FAMILIES = ["bernoulli", "continuous_bernoulli", "gaussian", "learned_gaussian", "discretized_logistic"]
 

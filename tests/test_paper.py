@@ -10,8 +10,10 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from vaenb import claims, data, paper, runs
+from vaenb import claims, data, files
 from vaenb.__main__ import main
+from vaenb.runs import paper
+from vaenb.runs import run as runs
 
 # A worker's threads and sockets are closed by the system when the cluster ends.
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
@@ -67,7 +69,7 @@ def test_the_readme_has_the_ledger_of_the_evidence():
 
 
 def test_notebook_09_shows_the_ledger_of_the_evidence():
-    book = nbformat.read(ROOT / "notebooks" / "09_claims.ipynb", as_version=4)
+    book = nbformat.read(ROOT / "notebooks" / "11_claims.ipynb", as_version=4)
     shown = [
         o["data"]["text/markdown"]
         for c in book.cells
@@ -160,7 +162,7 @@ def project(tmp_path, monkeypatch):
     """A project of one notebook with one figure, a plan, and a README."""
     for name in ("figures", "notebooks"):
         (tmp_path / name).mkdir()
-    monkeypatch.setattr(claims, "project_folder", lambda: tmp_path)
+    monkeypatch.setattr(files, "project_folder", lambda: tmp_path)
     monkeypatch.setattr(runs.plots, "chrome", lambda: None)
     monkeypatch.setenv("VAENB_RUNS", str(tmp_path / "runs"))
     parameters = 'profile: str = "quick"  # p\nbeta: float = 1.0  # b\nlimit: int = 0  # l'
@@ -168,7 +170,7 @@ def project(tmp_path, monkeypatch):
 from vaenb import claims, plots
 import plotly.graph_objects as go
 run = claims.start_run("00_tiny", profile=profile, seeds=[0], data={}, settings={"beta": beta, "limit": limit})
-run.record("001.vulnerable", {"vae": claims.Estimate(beta, beta - 0.5, beta + 0.5)}, data="mnist")
+run.record("001.vulnerable", {"vae": stats.Estimate(beta, beta - 0.5, beta + 0.5)}, data="mnist")
 plots.save(go.Figure(go.Scatter(x=[1, 2], y=[beta, 3], name="curve")), run.folder, "curve")
 print("said")
 """

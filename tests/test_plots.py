@@ -10,14 +10,16 @@ import torch
 from PIL import Image
 
 from tests.oracles import seeded
-from vaenb import claims, hmc, plots
+from vaenb import claims, plots
 from vaenb.attacks import encoder, penalized
-from vaenb.claims import Estimate
+from vaenb.contract import reconstruct
+from vaenb.defences.repair import repair
 from vaenb.metrics.distortion import DDCurve
 from vaenb.metrics.likelihood import shortfall
 from vaenb.metrics.slices import slice_through
-from vaenb.models import reconstruct, seatbelt, vae
+from vaenb.models import seatbelt, vae
 from vaenb.plots.style import picture_of
+from vaenb.stats import Estimate
 from vaenb.widgets import LatentAttackExplorer, PenaltyExplorer, RepairExplorer
 
 RADII = torch.tensor([0.0, 1.0, 2.0])
@@ -214,7 +216,7 @@ def repairs():
         (b, d): (x + d * torch.rand(x.shape, generator=seeded(1))).clamp(0, 1) for b in models for d in (0.1, 0.3)
     }
     short = {"warmup": 4, "num_samples": 3, "leapfrog_steps": 2, "generator": seeded(2)}
-    chains = {at: hmc.repair(models[at[0]], images, **short) for at, images in attacked.items()}
+    chains = {at: repair(models[at[0]], images, **short) for at, images in attacked.items()}
     return RepairExplorer(models, attacked, chains, x)
 
 

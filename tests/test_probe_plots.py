@@ -6,9 +6,9 @@ import torch
 
 from tests.oracles import seeded
 from vaenb import plots, widgets
-from vaenb.claims import Estimate
 from vaenb.metrics import calibration
 from vaenb.models import vae
+from vaenb.stats import Estimate
 
 
 def guesses(n=200, k=4):

@@ -7,12 +7,13 @@ import torch
 from torch import nn
 
 from tests.oracles import LinearGaussian, seeded
-from vaenb import purify
 from vaenb.attacks import classifier as attacks
 from vaenb.attacks import encoder
+from vaenb.checks import check_images, check_model
+from vaenb.contract import reconstruct
+from vaenb.defences import purify
 from vaenb.metrics.likelihood import elbo
-from vaenb.models import DDGM, VAE, reconstruct, vae
-from vaenb.models.contract import check_images, check_model
+from vaenb.models import DDGM, VAE, vae
 from vaenb.models.diffusion import linear
 
 

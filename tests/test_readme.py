@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from tests.oracles import seeded
+from vaenb.checks import check_images, check_model
 from vaenb.metrics.likelihood import elbo, iwae
-from vaenb.models.contract import check_images, check_model
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 

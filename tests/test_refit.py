@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from tests.oracles import LinearGaussian, seeded
+from vaenb.defences.refit import refit_encoder
 from vaenb.models import hierarchical_vae, vae
-from vaenb.refit import refit_encoder
 
 
 @pytest.fixture

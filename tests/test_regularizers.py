@@ -12,7 +12,8 @@ from scipy import stats
 from torch.distributions import Categorical, Independent, MixtureSameFamily, MultivariateNormal, Normal
 
 from tests.oracles import seeded
-from vaenb.models import DiagonalGaussian, NotDefined, Point
+from vaenb.contract import NotDefined
+from vaenb.distributions import DiagonalGaussian, Point
 from vaenb.models.regularizers import KL, MMD, ShapiroWilk, TotalCorrelation, decomposed_kl, mmd, shapiro_wilk
 
 DOUBLE = torch.float64

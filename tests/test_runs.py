@@ -8,13 +8,15 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from vaenb import claims, runs
+from vaenb import claims, files
 from vaenb.__main__ import main
+from vaenb.runs import publish
+from vaenb.runs import run as runs
 
 RECORDS = """
-from vaenb import claims
+from vaenb import claims, stats
 run = claims.start_run("tiny", profile=profile, seeds=[seed], data={"mnist": "0" * 12}, settings={"beta": beta})
-run.record("001.vulnerable", {"vae": claims.Estimate(beta, beta - 0.5, beta + 0.5)}, data="mnist")
+run.record("001.vulnerable", {"vae": stats.Estimate(beta, beta - 0.5, beta + 0.5)}, data="mnist")
 print(f"{beta!r}")
 """
 
@@ -42,7 +44,7 @@ def notebook(tmp_path, monkeypatch):
 
 def test_a_run_has_its_folder_with_notebook_and_claims(notebook):
     folder = runs.run(notebook, {"beta": 4})
-    assert folder == claims.runs_folder() / "tiny_beta=4.0"
+    assert folder == files.runs_folder() / "tiny_beta=4.0"
     executed = nbformat.read(folder / "tiny.ipynb", as_version=4)
     assert executed.cells[-2].outputs[0].text == "4.0\n"  # the annotation makes a float of 4
     (evidence,) = json.loads((folder / "claims.json").read_text())
@@ -55,14 +57,14 @@ def test_an_unknown_parameter_is_refused_before_anything_runs(notebook):
         runs.run(notebook, {"betta": 4})
     with pytest.raises(ValueError, match="parameter 'beta': float expected, got 'four'"):
         runs.run(notebook, {"beta": "four"})
-    assert not claims.runs_folder().exists()
+    assert not files.runs_folder().exists()
 
 
 def test_a_failing_cell_is_told_and_the_notebook_kept(notebook, capsys):
     assert main(["run", str(notebook), "-p", "seed", "-1"]) == 1
     said = capsys.readouterr().err
     assert "cell 4 of" in said and "ValueError: a negative seed" in said
-    folder = claims.runs_folder() / "tiny_seed=-1"
+    folder = files.runs_folder() / "tiny_seed=-1"
     kept = folder / "unfinished-run" / "tiny.part.ipynb"
     assert str(kept) in said and kept.exists() and not (folder / "tiny.ipynb").exists()
 
@@ -83,7 +85,7 @@ def kept(folder: Path) -> dict[str, bytes]:
 def test_a_run_that_fails_leaves_the_finished_one_before_it_and_does_not_count(notebook):
     folder = runs.run(notebook, {"beta": 4})
     before = kept(folder)
-    again = 'run.record("001.vulnerable", {"vae": claims.Estimate(9, 8, 10)}, data="mnist"); 1 / 0'
+    again = 'run.record("001.vulnerable", {"vae": stats.Estimate(9, 8, 10)}, data="mnist"); 1 / 0'
     changed(notebook, again)
     with pytest.raises(runs.RunFailed, match=r"unfinished-run/tiny\.part\.ipynb\nZeroDivisionError"):
         runs.run(notebook, {"beta": 4})
@@ -138,7 +140,7 @@ def test_a_run_stopped_while_it_moves_in_is_not_lost(notebook, monkeypatch, stop
 
 def test_what_is_in_the_way_of_the_results_is_named_and_they_wait(notebook):
     changed(notebook, '(run.folder / "data").mkdir(); (run.folder / "data" / "x").touch()')
-    folder = claims.runs_folder() / "tiny"
+    folder = files.runs_folder() / "tiny"
     folder.mkdir(parents=True)
     (folder / "data").touch()
     with pytest.raises(FileExistsError, match=r"folder: .*/data is in the way"):
@@ -150,7 +152,7 @@ def test_what_is_in_the_way_of_the_results_is_named_and_they_wait(notebook):
 def test_the_notebook_of_an_unfinished_run_is_not_run_where_it_is(notebook, capsys):
     with pytest.raises(runs.RunFailed):
         runs.run(notebook, {"seed": -1})
-    left = claims.runs_folder() / "tiny_seed=-1" / "unfinished-run" / "tiny.part.ipynb"
+    left = files.runs_folder() / "tiny_seed=-1" / "unfinished-run" / "tiny.part.ipynb"
     assert main(["run", str(left), "-o", str(left.parents[1])]) == 1
     assert "the notebook itself is in" in capsys.readouterr().err and left.is_file()
 
@@ -158,7 +160,7 @@ def test_the_notebook_of_an_unfinished_run_is_not_run_where_it_is(notebook, caps
 def test_the_command_says_where_things_are_and_what_was_found(notebook, capsys):
     assert main(["run", str(notebook), "-p", "profile", "paper"]) == 0
     said = capsys.readouterr().out
-    folder = claims.runs_folder() / "tiny_profile=paper"
+    folder = files.runs_folder() / "tiny_profile=paper"
     assert str(folder / "tiny.ipynb") in said and str(folder / "claims.json") in said
     assert "001.vulnerable" in said and "1 [0.5, 1.5]" in said
     assert main(["claims"]) == 0
@@ -204,12 +206,12 @@ def test_a_missing_notebook_is_named(capsys):
 
 
 def test_publishing_writes_a_clean_executed_notebook(notebook):
-    runs.publish(notebook)
+    publish.publish(notebook)
     published = nbformat.read(notebook, as_version=4)
     code = [cell for cell in published.cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in code] == [1, 2, 3] and code[1].outputs[0].text == "1.0\n"
     assert [cell.id for cell in published.cells] == ["title", "parameters", "record", "check"]
     assert "papermill" not in nbformat.writes(published)
     first = notebook.read_bytes()
-    runs.publish(notebook)
+    publish.publish(notebook)
     assert notebook.read_bytes() == first

@@ -9,15 +9,20 @@ from torch import nn
 from torch.distributions import Independent, Normal, kl_divergence
 
 from tests.oracles import seeded
-from vaenb import data, hmc
+from vaenb import data
 from vaenb.attacks import encoder, latent
+from vaenb.checkpoints import trained
+from vaenb.checks import check_model
+from vaenb.contract import NotDefined
+from vaenb.defences.repair import repair
+from vaenb.distributions import DiagonalGaussian, Point, standard_normal
 from vaenb.metrics.likelihood import elbo, iwae
-from vaenb.models import DiagonalGaussian, NotDefined, Point, hierarchical_vae, seatbelt, vae
+from vaenb.models import hierarchical_vae, seatbelt, vae
 from vaenb.models.autoencoder import _NETS
-from vaenb.models.contract import check_model, standard_normal
 from vaenb.models.regularizers import TotalCorrelation
 from vaenb.models.seatbelt import ORDERS, Seatbelt
-from vaenb.training import trained
+from vaenb.sampling import hmc
+from vaenb.sampling.posterior import posterior_density
 
 DOUBLE = torch.float64
 SMALL = {"image_shape": (1, 4, 4), "latent_dim": 2, "layers": 3, "size": 100, "net": "mlp"}
@@ -335,8 +340,8 @@ def test_hmc_samples_its_posterior_and_repairs(kind):
     model, x = build(**kind), images(3)
     check_model(model)
     settings = {"num_samples": 5, "warmup": 20, "leapfrog_steps": 3, "generator": seeded()}
-    density = hmc.posterior_density(model, x)
-    for chains in (hmc.repair(model, x, **settings), hmc.sample(density, model.posterior(x).mean, **settings)):
+    density = posterior_density(model, x)
+    for chains in (repair(model, x, **settings), hmc.sample(density, model.posterior(x).mean, **settings)):
         assert chains.accept_rate.min() > 0.3
         expected = model.log_prior(chains.last) + model.log_likelihood(x, chains.last)
         torch.testing.assert_close(chains.log_density[:, -1], expected)

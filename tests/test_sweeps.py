@@ -17,8 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nbformat.v4 import new_code_cell, new_notebook
 
-from vaenb import claims, runs, sweeps
+from vaenb import claims, files
 from vaenb.__main__ import main
+from vaenb.runs import run as runs
+from vaenb.runs import sweep as sweeps
 
 # A worker's threads and sockets are closed by the system when the cluster ends.
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
@@ -87,7 +89,7 @@ def test_a_sweep_collects_one_table_and_a_failed_run_stops_no_other(notebook, ca
     assert main(command) == 1
     said = capsys.readouterr()
     assert "ValueError: a beta of two" in said.err
-    table = claims.runs_folder() / "tiny_beta=1,2,3_profile=paper.csv"
+    table = files.runs_folder() / "tiny_beta=1,2,3_profile=paper.csv"
     assert str(table) in said.out
     rows = read(table)
     assert [(r["beta"], r["status"]) for r in rows] == [("1.0", "finished"), ("2.0", "failed"), ("3.0", "finished")]
@@ -198,7 +200,7 @@ def test_an_interrupted_sweep_keeps_what_is_finished_and_goes_on(notebook):
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=300)
     assert process.returncode == 130 and "the same command goes on" in said
-    rows = read(claims.runs_folder() / "tiny_wait=0,900.csv")
+    rows = read(files.runs_folder() / "tiny_wait=0,900.csv")
     assert [r["status"] for r in rows] == ["finished", "waiting"]
     assert jobs[0].finished and not jobs[1].finished
     wait_for(lambda: not alive(int(growing.read_text())), 120)
@@ -217,7 +219,7 @@ def test_an_interrupted_sweep_keeps_what_is_finished_and_goes_on(notebook):
 def test_a_wrong_grid_is_refused_before_anything_runs(notebook, values, message):
     with pytest.raises(ValueError, match=message):
         sweeps.sweep(notebook, values)
-    assert not claims.runs_folder().exists()
+    assert not files.runs_folder().exists()
 
 
 def test_a_run_with_other_parameters_under_the_same_name_is_not_finished(notebook):

@@ -17,10 +17,11 @@ import torch
 from safetensors import safe_open
 
 from tests.oracles import seeded
-from vaenb import training
+from vaenb import checkpoints
+from vaenb.checkpoints import DamagedCheckpoint, load_weights, save_weights, trained
 from vaenb.data import load
 from vaenb.models import vae
-from vaenb.training import DamagedCheckpoint, TrainingInterrupted, fit, load_weights, save_weights, trained
+from vaenb.training import TrainingInterrupted, fit
 
 CONFIG = {"image_shape": (1, 8, 8), "latent_dim": 2, "net": "mlp"}
 
@@ -68,7 +69,7 @@ def test_the_global_random_state_is_left_alone(digits):
 
 def test_the_store_returns_what_was_trained_without_training(digits, monkeypatch):
     model, history = quick(digits)
-    monkeypatch.setattr(training, "fit", lambda *a, **k: pytest.fail("trained again"))
+    monkeypatch.setattr(checkpoints, "fit", lambda *a, **k: pytest.fail("trained again"))
     stored, stored_history = quick(digits)
     assert same(model, stored) and stored_history == history and not stored.training
 
@@ -395,6 +396,6 @@ def test_ema_counts_in_the_description_only_where_it_is_asked_for(digits, store)
 
 def test_the_average_is_what_is_stored(digits, monkeypatch):
     model, history = quick(digits, ema=0.9)
-    monkeypatch.setattr(training, "fit", lambda *a, **k: pytest.fail("trained again"))
+    monkeypatch.setattr(checkpoints, "fit", lambda *a, **k: pytest.fail("trained again"))
     stored, stored_history = quick(digits, ema=0.9)
     assert same(model, stored) and stored_history == history and not stored.training

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from vaenb import claims
+from vaenb.runs import publish
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -16,7 +17,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(claims.table(claims.ledger()))
         return 0
     try:
-        from vaenb import runs
+        from vaenb.runs import run as runs
     except ModuleNotFoundError as error:  # papermill and its like are part of the lab extra, not of the core
         print(f"vaenb: {error}; notebooks need pip install 'vaenb[lab]'", file=sys.stderr)
         return 1
@@ -61,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from vaenb import runs
+    from vaenb.runs import run as runs
 
     parameters = {name: _value(text) for name, text in options.parameter}
     folder = runs.run(options.notebook, parameters, folder=options.folder)
@@ -76,7 +77,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _sweep(options: argparse.Namespace) -> int:
-    from vaenb import sweeps
+    from vaenb.runs import sweep as sweeps
 
     values: dict[str, list] = {}
     for name, *texts in options.parameter:
@@ -92,7 +93,7 @@ def _sweep(options: argparse.Namespace) -> int:
 
 
 def _paper(options: argparse.Namespace) -> int:
-    from vaenb import paper
+    from vaenb.runs import paper
 
     jobs = paper.jobs(options.notebooks, device=options.device)
     print(paper.estimate(jobs, workers=options.workers))
@@ -100,7 +101,7 @@ def _paper(options: argparse.Namespace) -> int:
 
 
 def _collect(options: argparse.Namespace) -> int:
-    from vaenb import paper
+    from vaenb.runs import paper
 
     for folder in options.folders:
         paper.collect(folder)
@@ -109,10 +110,9 @@ def _collect(options: argparse.Namespace) -> int:
 
 
 def _publish(options: argparse.Namespace) -> int:
-    from vaenb import runs
 
     for notebook in options.notebooks:
-        runs.publish(notebook)
+        publish.publish(notebook)
     return 0
 
 

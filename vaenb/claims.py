@@ -26,17 +26,18 @@ import math
 import os
 import platform
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata, resources
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from vaenb import files
+from vaenb.files import project_folder, runs_folder
+from vaenb.stats import Estimate
 
 PROFILES = ("quick", "paper")
 NOT_MEASURED, INCOMPLETE = "not measured", "incomplete"
@@ -80,27 +81,6 @@ class Claim:
         return self.id.split(".")[0]
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """A statistic with its interval, all finite, low <= high; `n` counts the images behind it.
-
-    The effect may lie outside its interval, as percentile intervals of a biased statistic (a maximum) do.
-    """
-
-    effect: float
-    low: float
-    high: float
-    n: int | None = field(default=None, compare=False)
-
-    def __post_init__(self):
-        for name in ("effect", "low", "high"):  # numpy and torch numbers become floats
-            object.__setattr__(self, name, float(getattr(self, name)))
-        if not all(map(math.isfinite, (self.effect, self.low, self.high))):
-            raise ValueError(f"effect, low and high must be finite, got {self.effect}, {self.low}, {self.high}")
-        if self.low > self.high:
-            raise ValueError(f"low must not exceed high, got low={self.low}, high={self.high}")
-
-
 _NUMBERS = tuple(f.name for f in fields(Estimate))
 
 
@@ -110,51 +90,6 @@ def load() -> dict[str, Claim]:
     text = (resources.files("vaenb") / "claims.csv").read_text(encoding="utf-8")
     rows = csv.DictReader(text.splitlines())
     return {r["id"]: Claim(**(r | {"bound": float(r["bound"]), "data": _names(r["data"])})) for r in rows}
-
-
-def bootstrap(
-    values, *, statistic: Callable = np.mean, confidence: float = 0.95, resamples: int = 2000, seed: int = 0
-) -> Estimate:
-    """Estimate `statistic(values)` with a percentile interval over images.
-
-    values: (N, ...) array or tensor, N >= 2. Whole rows are drawn, so a statistic of pairs (a correlation, an AUROC)
-    takes the pairs as columns, and a paired difference is `bootstrap(a - b)`. `statistic` maps an array to a number.
-    """
-    x = _checked_rows(values, confidence, resamples, at_least=2)
-    rng = np.random.default_rng(seed)
-    draws = [statistic(x[rng.integers(len(x), size=len(x))]) for _ in range(resamples)]
-    low, high = np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Estimate(float(statistic(x)), float(low), float(high), n=len(x))
-
-
-def half_samples(
-    values, *, statistic: Callable = np.mean, confidence: float = 0.95, resamples: int = 200, seed: int = 0
-) -> Estimate:
-    """Estimate `statistic(values)` with an interval from random halves of the rows, for a statistic biased by its N.
-
-    As `bootstrap`, for statistics such as a Fréchet distance, which doubled rows would shift. A half differs from the
-    whole as widely as the whole from the truth, if not around the same centre, so that the halves' deviations from
-    their own mean are laid around the estimate (the delete-half jackknife; Shao & Tu, 1995, ch. 2). N >= 4. That suits
-    a difference of two such distances, whose biases cancel. In a ratio they do not: it is drawn towards 1, by much
-    where N is not far above the number of features, and its interval is too narrow.
-    """
-    x = _checked_rows(values, confidence, resamples, at_least=4)
-    rng = np.random.default_rng(seed)
-    draws = np.array([statistic(x[rng.permutation(len(x))[: len(x) // 2]]) for _ in range(resamples)])
-    effect, tail = float(statistic(x)), (1 - confidence) / 2
-    low, high = effect + np.quantile(draws - draws.mean(), [tail, 1 - tail])
-    return Estimate(effect, float(low), float(high), n=len(x))
-
-
-def _checked_rows(values, confidence: float, resamples: int, *, at_least: int) -> np.ndarray:
-    x = np.asarray(values.detach().cpu().double() if torch.is_tensor(values) else values, dtype=float)
-    if x.ndim == 0 or len(x) < at_least:
-        raise ValueError(f"values must hold at least {at_least} images along axis 0, got shape {x.shape}")
-    if not np.isfinite(x).all():
-        raise ValueError(f"values must be finite, got {(~np.isfinite(x)).sum()} NaN or infinite of {x.size}")
-    if not 0 < confidence < 1 or resamples < 1:
-        raise ValueError(f"need 0 < confidence < 1 and resamples >= 1, got {confidence} and {resamples}")
-    return x
 
 
 def verdict(claim: Claim, estimate: Estimate) -> str:
@@ -298,17 +233,6 @@ def start_run(
     files.write_json(folder / "claims.json", [])  # first, so that an earlier run's claims never stand by new settings
     files.write_json(folder / "run.json", about | {"started": run.started})
     return run
-
-
-def project_folder() -> Path:
-    """Give the folder that this package is installed from with its notebooks; else the current one."""
-    root = Path(__file__).resolve().parents[1]
-    return root if (root / "pyproject.toml").is_file() else Path.cwd()
-
-
-def runs_folder() -> Path:
-    """Give the folder of all runs: VAENB_RUNS, else `runs` in the project folder."""
-    return Path(os.environ.get("VAENB_RUNS") or project_folder() / "runs").expanduser().absolute()
 
 
 def ledger(folders: Iterable[Path | str] | None = None) -> list[dict]:

@@ -56,3 +56,14 @@ def plain(value):
     if hasattr(value, "tolist"):  # a numpy or torch number
         return value.tolist()
     raise TypeError(f"settings and data must be numbers, texts, lists or dicts, got {type(value).__name__} {value!r}")
+
+
+def project_folder() -> Path:
+    """Give the folder that this package is installed from with its notebooks; else the current one."""
+    root = Path(__file__).resolve().parents[1]
+    return root if (root / "pyproject.toml").is_file() else Path.cwd()
+
+
+def runs_folder() -> Path:
+    """Give the folder of all runs: VAENB_RUNS, else `runs` in the project folder."""
+    return Path(os.environ.get("VAENB_RUNS") or project_folder() / "runs").expanduser().absolute()

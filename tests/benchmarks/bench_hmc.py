@@ -8,9 +8,10 @@ import torch
 
 from tests.benchmarks.bench_foundation import compare
 from tests.oracles import seeded
-from vaenb import hmc
-from vaenb.metrics.chains import ess
 from vaenb.models import vae
+from vaenb.sampling import hmc
+from vaenb.sampling.chains import ess
+from vaenb.sampling.posterior import posterior_density
 
 CHAINS, DIMENSIONS, STEPS, WARMUP, KEPT = 64, 10, 5, 300, 400
 
@@ -22,7 +23,7 @@ def test_sampling_against_bare_gradients(benchmark):
     z0 = torch.randn(CHAINS, DIMENSIONS, generator=seeded())
     with torch.no_grad():
         x = model.decode(z0)
-    density, index, transitions = hmc.posterior_density(model, x), torch.arange(CHAINS), 6
+    density, index, transitions = posterior_density(model, x), torch.arange(CHAINS), 6
 
     def bare():
         for _ in range(1 + transitions * STEPS):

@@ -6,9 +6,9 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 
 from tests.benchmarks.bench_foundation import compare
 from tests.oracles import seeded
+from vaenb.distributions import DiagonalGaussian
 from vaenb.metrics.images import ssim
 from vaenb.models import dae, vae
-from vaenb.models.contract import DiagonalGaussian
 from vaenb.models.regularizers import KL, MMD, ShapiroWilk, TotalCorrelation
 
 SHAPE = {"image_shape": (1, 32, 32), "latent_dim": 10}

@@ -16,18 +16,12 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from vaenb import hmc
 from vaenb.attacks import pgd as engine
 from vaenb.attacks.pgd import AttackResult, LossFn, _loss_and_gradient, _per_row, _rows
-from vaenb.models.contract import (
-    LatentModel,
-    check_gradients,
-    check_images,
-    check_latents,
-    check_model,
-    rand_like,
-    randn_like,
-)
+from vaenb.checks import check_counts, check_gradients, check_images, check_latents, check_model
+from vaenb.contract import LatentModel
+from vaenb.distributions import rand_like, randn_like
+from vaenb.sampling import hmc
 
 METHODS = ("unrolled", "bpda", "spsa")
 
@@ -252,4 +246,4 @@ def _check(method: str, defence: hmc.Chains, shape: tuple[int, int], **counts: i
         raise ValueError(f"method: one of {', '.join(METHODS)} expected, got {method!r}")
     if not isinstance(defence, hmc.Chains) or defence.last.shape != shape:
         raise ValueError(f"defence: the chains of hmc.repair for these {shape[0]} images and this model expected")
-    engine._check_counts(**counts)
+    check_counts(**counts)

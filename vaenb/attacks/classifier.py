@@ -15,8 +15,8 @@ from torch import Tensor
 from vaenb.attacks import pgd as engine
 from vaenb.attacks.lbfgs import minimize
 from vaenb.attacks.pgd import AttackResult, LossFn
-from vaenb.models.classifier import check_classifier, check_labels, logits
-from vaenb.models.contract import check_images
+from vaenb.checks import check_classifier, check_counts, check_images, check_labels
+from vaenb.models.classifier import logits
 
 ImageClassifier = Callable[[Tensor], Tensor]
 """classifier(x) -> (N, K): logits of images (N, C, H, W) in [0, 1]."""
@@ -118,7 +118,7 @@ def lbfgs(
     image, from `c` on: ten times larger after a success and smaller after a failure, until the two bracket it, then
     their geometric mean. See `random_targets` for the document's targets.
     """
-    engine._check_counts(searches=searches)
+    check_counts(searches=searches)
     if not 0 < c < torch.inf:
         raise ValueError(f"c: a positive weight of the norm expected, got {c!r}")
     cross_entropy = loss(classifier, x, target)

@@ -29,8 +29,9 @@ from torch import Tensor
 from vaenb.attacks import pgd as engine
 from vaenb.attacks.latent import target_images
 from vaenb.attacks.pgd import AttackResult, LossFn
-from vaenb.models.classifier import check_classifier
-from vaenb.models.contract import LatentModel, Posterior, check_images, check_model, randn_like
+from vaenb.checks import check_classifier, check_images, check_model
+from vaenb.contract import LatentModel, Posterior
+from vaenb.distributions import randn_like
 
 Objective = Callable[[Posterior, Posterior], Tensor]
 """objective(p, q) -> (M,): how far p, the posteriors of M candidates x', are from q, those of their references."""

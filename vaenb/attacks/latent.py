@@ -13,7 +13,9 @@ from torch import Tensor
 
 from vaenb.attacks import pgd as engine
 from vaenb.attacks.pgd import AttackResult, LossFn
-from vaenb.models.contract import LatentModel, check_images, check_latents, check_model, rand_like, randn_like
+from vaenb.checks import check_counts, check_images, check_latents, check_model
+from vaenb.contract import LatentModel
+from vaenb.distributions import rand_like, randn_like
 
 Distance = Callable[[Tensor, Tensor], Tensor]
 TARGETS = ("black", "white", "noise", "inverted")
@@ -123,7 +125,7 @@ def top_singular(
     ValueError where no gradient reaches z.
     """
     engine._check(z, 0.0, None, 1, "l2", None, 1, chunk)
-    engine._check_counts(iterations=iterations)
+    check_counts(iterations=iterations)
     z = z.detach()
     starts = engine._direction(randn_like(z, generator), "l2")
     parts = [_power(function, *part, iterations) for part in zip(z.split(chunk), starts.split(chunk), strict=True)]

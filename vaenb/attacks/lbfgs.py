@@ -24,8 +24,8 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from vaenb.attacks.pgd import LossFn, _check_counts, _check_inputs, _loss_and_gradient
-from vaenb.models.contract import check_gradients
+from vaenb.attacks.pgd import LossFn, _check_inputs, _loss_and_gradient
+from vaenb.checks import check_counts, check_gradients
 
 _ARMIJO = 1e-4  # the part of the predicted decrease that a step must bring
 _TRIALS = 20  # of step lengths in one search
@@ -191,7 +191,7 @@ def _check_start(loss: Tensor, gradient: Tensor, index: Tensor) -> None:
 
 def _check(x0, box, steps, memory, tolerance, chunk) -> tuple[float, float]:
     _check_inputs(x0, "x0")
-    _check_counts(steps=steps, memory=memory, chunk=chunk)
+    check_counts(steps=steps, memory=memory, chunk=chunk)
     if not 0 <= tolerance < float("inf"):
         raise ValueError(f"tolerance: a number ≥ 0 expected, got {tolerance!r}")
     if box is None:

@@ -17,7 +17,8 @@ from vaenb.attacks import encoder
 from vaenb.attacks.encoder import Objective
 from vaenb.attacks.latent import target_images
 from vaenb.attacks.lbfgs import minimize
-from vaenb.models.contract import LatentModel, check_images
+from vaenb.checks import check_images
+from vaenb.contract import LatentModel
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,12 +7,12 @@ x' ← Π(x' + alpha · direction(∇loss)), where the direction is ∇/‖∇�
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from numbers import Integral
 
 import torch
 from torch import Tensor
 
-from vaenb.models.contract import check_gradients, rand_like, randn_like
+from vaenb.checks import check_counts, check_gradients
+from vaenb.distributions import rand_like, randn_like
 
 LossFn = Callable[[Tensor, Tensor], Tensor]
 """loss_fn(x', index) -> (M,): the loss of M candidates, where index (M,) says which inputs they belong to."""
@@ -191,7 +191,7 @@ def _rows(values: Tensor, like: Tensor) -> Tensor:
 
 def _check(x, eps, alpha, steps, norm, clip, restarts, chunk) -> tuple[Tensor, Tensor]:
     _check_inputs(x, "x")
-    _check_counts(steps=steps, restarts=restarts, chunk=chunk)
+    check_counts(steps=steps, restarts=restarts, chunk=chunk)
     if norm not in ("l2", "linf"):
         raise ValueError(f"norm: l2 or linf expected, got {norm!r}")
     if clip is not None and not clip[0] < clip[1]:
@@ -208,12 +208,6 @@ def _check_inputs(x, name: str) -> None:
         raise ValueError(f"{name}: a non-empty float tensor (N, ...) expected, got {got}")
     if not x.isfinite().all():
         raise ValueError(f"{name}: NaN or infinite values; check the inputs before attacking them")
-
-
-def _check_counts(**counts: int) -> None:
-    for name, value in counts.items():
-        if not isinstance(value, Integral) or value < 1:
-            raise ValueError(f"{name}: a whole number ≥ 1 expected, got {value!r}")
 
 
 def _check_search(random_start: bool | float, restarts: int, direction: str, alpha: float | Tensor | None) -> None:

@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 
 from vaenb.attacks.latent import Distance, mean_squared_error, objective
-from vaenb.attacks.pgd import AttackResult, LossFn, _check, _check_counts, _keep_best, _loss, _project, _start
-from vaenb.models.contract import LatentModel, randn_like
+from vaenb.attacks.pgd import AttackResult, LossFn, _check, _keep_best, _loss, _project, _start
+from vaenb.checks import check_counts
+from vaenb.contract import LatentModel
+from vaenb.distributions import randn_like
 
 
 @torch.no_grad()
@@ -36,7 +38,7 @@ def query_attack(
     for each restart those of its search and one to look at what it found; `gradient_calls` is 0. The best point seen
     is returned. All rows and restarts try the same directions, from starts of their own.
     """
-    _check_counts(queries=queries)
+    check_counts(queries=queries)
     loss_fn = objective(model, z, target=target, distance=distance, generator=generator)
     radius, _ = _check(z, eps, None, 1, norm, None, restarts, chunk)
     tries = (queries - 1) // restarts - 2  # of one restart, beside its start and its end

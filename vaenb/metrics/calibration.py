@@ -22,8 +22,7 @@ from scipy.optimize import minimize
 from torch import Tensor
 from torchmetrics.functional.classification import binary_calibration_error
 
-from vaenb.models.classifier import check_labels
-from vaenb.models.contract import _check_batch
+from vaenb.checks import check_batch, check_labels
 
 _Z = 1.959964  # 97.5 % of N(0, 1) lie below
 _RANGE = (1e-2, 1e2)  # of T at the mean of the signals
@@ -138,7 +137,7 @@ class Temperature:
     def temperature(self, signals: Tensor | None = None) -> Tensor:
         """Evaluate T for signals (N, F): (N,); without signals, the one for all images: ()."""
         if signals is not None:
-            _check_batch(signals, "signals", dims=2, shape="signals (N, F)")
+            check_batch(signals, "signals", dims=2, shape="signals (N, F)")
         count = 0 if signals is None else signals.shape[1]
         if count != len(self.w):
             raise ValueError(f"signals: the {len(self.w)} of the fit expected, got {count}")
@@ -171,7 +170,7 @@ def fit_temperature(logits: Tensor, labels: Tensor, signals: Tensor | None = Non
     a = _minimise(gaps, logits.new_empty(len(logits), 0), np.array([math.log(math.expm1(1))]))
     if signals is None:
         return Temperature(a.item(), *logits.new_empty(3, 0))
-    _check_batch(signals, "signals", dims=2, shape="signals (N, F)")
+    check_batch(signals, "signals", dims=2, shape="signals (N, F)")
     if len(signals) != len(logits):
         raise ValueError(f"signals: a row for each of the {len(logits)} images expected, got {tuple(signals.shape)}")
     signals = signals.detach().double().cpu()
@@ -244,6 +243,6 @@ def _check_probabilities(probabilities: Tensor, labels: Tensor) -> None:
 
 
 def _check_rows(x: Tensor, name: str) -> None:
-    _check_batch(x, name, dims=2, shape=f"{name} (N, K)")
+    check_batch(x, name, dims=2, shape=f"{name} (N, K)")
     if x.shape[1] < 2:
         raise ValueError(f"{name}: at least two classes, (N, K), expected, got shape {tuple(x.shape)}")

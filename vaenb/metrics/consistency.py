@@ -13,9 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vaenb.checks import check_classifier
+from vaenb.contract import LatentModel
 from vaenb.metrics.detection import _BLOCK, _check_model_and_images
-from vaenb.models.classifier import check_classifier, logits
-from vaenb.models.contract import LatentModel
+from vaenb.models.classifier import logits
 
 
 @dataclass(frozen=True, eq=False)

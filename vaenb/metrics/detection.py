@@ -14,8 +14,8 @@ from scipy.stats import norm, rankdata
 from sklearn.covariance import EmpiricalCovariance
 from torch import Tensor
 
-from vaenb.attacks.pgd import _check_counts
-from vaenb.models.contract import LatentModel, check_images, check_latents, check_model
+from vaenb.checks import check_counts, check_images, check_latents, check_model
+from vaenb.contract import LatentModel
 
 _BLOCK = 512  # images encoded at a time, whatever `chunk` is: the draws must not depend on it
 
@@ -27,7 +27,7 @@ def auroc(inside, outside) -> float:
     """The probability that a score of `outside` exceeds one of `inside`, ties counted one half: 1 is perfect.
 
     Both are raw scores, (N,) and (M,), tensors or arrays; ±inf is a score like any other. Below ½ the scores point the
-    wrong way. An interval over images is `claims.bootstrap(torch.stack([inside, outside], 1), statistic=lambda pairs:
+    wrong way. An interval over images is `stats.bootstrap(torch.stack([inside, outside], 1), statistic=lambda pairs:
     auroc(*pairs.T))`, and likewise for `aupr` and `fpr95`. Raises ValueError for NaN.
     """
     a, b = _ordered(inside, outside)
@@ -211,4 +211,4 @@ def _same_features(features: Tensor, fit: np.ndarray) -> np.ndarray:
 def _check_model_and_images(model: LatentModel, x: Tensor, **counts: int) -> None:
     check_model(model)
     check_images(x)
-    _check_counts(**counts)
+    check_counts(**counts)

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vaenb.checks import check_images, check_latents, check_model
+from vaenb.contract import LatentModel
 from vaenb.metrics.likelihood import elbo
-from vaenb.models.contract import LatentModel, check_images, check_latents, check_model
 
 _RELIABLE = 10  # effective draws tell a log mean weight to about 0.3 nats, about what AIS does
 
@@ -59,7 +60,7 @@ class Tilt:
 
 
 def likelihood_tilt(model: LatentModel, x: Tensor, x_adv: Tensor, z: Tensor) -> Tilt:
-    """Measure how far p(z|x_adv) is from p(z|x), given samples z (N, S, D) of p(z|x) from `hmc.repair(model, x)`.
+    """Measure how far p(z|x_adv) is from p(z|x), given samples z (N, S, D) of p(z|x) from `repair(model, x)`.
 
     p(z|x_adv) ∝ p(z|x) exp s(z) with s = log p(x_adv|z) − log p(x|z) for every likelihood. Of a Bernoulli's s only
     e·ℓ(z) depends on z, linear in e = x_adv − x with the decoder's logits ℓ, so that second_order = ½ eᵀCov[ℓ]e errs

@@ -19,7 +19,7 @@ from scipy.stats import entropy
 from sklearn.metrics import mutual_info_score
 from torch import Tensor
 
-from vaenb.models.contract import check_latents
+from vaenb.checks import check_latents
 
 
 def mutual_information(codes: Tensor, factors: Tensor, *, bins: int = 20) -> Tensor:

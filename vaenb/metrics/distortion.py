@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vaenb.models.contract import LatentModel, check_latents, check_model
+from vaenb.checks import check_latents, check_model
+from vaenb.contract import LatentModel
 
 Metric = Callable[[Tensor, Tensor], Tensor]
 

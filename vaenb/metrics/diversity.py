@@ -16,7 +16,7 @@ from numbers import Integral
 import torch
 from torch import Tensor
 
-from vaenb.models.contract import check_latents
+from vaenb.checks import check_latents
 
 _CHUNK = 1024  # rows of distances at a time
 

@@ -12,11 +12,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vaenb import hmc
-from vaenb.metrics.chains import ess, split_rhat
+from vaenb.checks import check_images
+from vaenb.contract import LatentModel
+from vaenb.distributions import rand_like
 from vaenb.metrics.detection import _BLOCK, _check_model_and_images
 from vaenb.metrics.likelihood import elbo
-from vaenb.models.contract import LatentModel, check_images, rand_like
+from vaenb.sampling.chains import ess, split_rhat
+from vaenb.sampling.posterior import sample_posterior
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ def second_order(
     x0 = inside.detach().mean(0, keepdim=True)
     _gradient(model, x0, model.posterior(x0).mean)  # a likelihood without one says so before the chains run
     run = {"num_samples": max(4, math.ceil(samples / chains)), "warmup": warmup, "leapfrog_steps": 10, "chunk": _BLOCK}
-    found = hmc.repair(model, x0.expand(chains, -1, -1, -1), generator=generator, progress=progress, **run)
+    found = sample_posterior(model, x0.expand(chains, -1, -1, -1), generator=generator, progress=progress, **run)
     gradient, hessian = _derivatives(model, x0, found.samples.flatten(0, 1), generator)
     (m_in, spread_in), (m_out, spread_out) = (_moments(x, hessian) for x in (inside, outside))
     delta, draws = m_out - m_in, found.samples.permute(2, 0, 1)

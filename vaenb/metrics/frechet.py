@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from vaenb.checks import check_images, check_latents
 from vaenb.metrics.images import WeightsUnavailable
-from vaenb.models.contract import check_images, check_latents
 
 Features = Callable[[Tensor], Tensor]  # images (N, C, H, W) → (N, F)
 

@@ -21,7 +21,7 @@ from torchmetrics.functional.image import (
 from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 from torchvision.models import get_model_weights
 
-from vaenb.models.contract import check_images
+from vaenb.checks import check_images
 
 _C1, _C2 = 0.01**2, 0.03**2  # Wang et al. 2004, for a data range of 1
 _SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # Wang et al. 2003, the finest scale first

@@ -11,8 +11,10 @@ from numbers import Integral
 import torch
 from torch import Tensor
 
-from vaenb.hmc import State, start, transition, value_and_gradient
-from vaenb.models.contract import LatentModel, check_images, check_model, rand_like, randn_like
+from vaenb.checks import check_images, check_model
+from vaenb.contract import LatentModel
+from vaenb.distributions import rand_like, randn_like
+from vaenb.sampling.hmc import State, start, transition, value_and_gradient
 
 _PILOT = 4  # chains that find the step sizes of AIS
 _ACCEPT = 0.8  # the acceptance rate that they aim at

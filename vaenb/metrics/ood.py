@@ -20,18 +20,12 @@ from PIL import Image, features
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from vaenb import hmc
+from vaenb.checks import check_images, check_model
+from vaenb.contract import LatentModel, NotDefined, Posterior
+from vaenb.distributions import DiagonalGaussian, randn_like
 from vaenb.metrics.detection import _BLOCK, _check_model_and_images
 from vaenb.metrics.likelihood import elbo
-from vaenb.models.contract import (
-    DiagonalGaussian,
-    LatentModel,
-    NotDefined,
-    Posterior,
-    check_images,
-    check_model,
-    randn_like,
-)
+from vaenb.sampling.posterior import sample_posterior
 
 _CODECS = {"PNG": ("zlib", {"optimize": True}), "WEBP": ("webp", {"lossless": True}), "JPEG2000": ("jpg_2000", {})}
 _FLAT = 1e-2  # nats for each unit of a latent: Adam would follow the rounding of smaller gradients at full speed
@@ -132,7 +126,7 @@ def hmc_regret(
     It needs no diagonal Gaussian. The chains are those of `hmc.repair`, which has the other arguments.
     """
     _check_model_and_images(model, x, samples=samples)
-    chains = hmc.repair(
+    chains = sample_posterior(
         model,
         x,
         num_samples=num_samples,

@@ -1,7 +1,8 @@
 """Models, and the contract by which everything else uses them."""
 
+from vaenb.contract import LatentModel, NotDefined, Posterior, reconstruct
+from vaenb.distributions import DiagonalGaussian, Point
 from vaenb.models.autoencoder import DAE, VAE, dae, vae
-from vaenb.models.contract import DiagonalGaussian, LatentModel, NotDefined, Point, Posterior, reconstruct
 from vaenb.models.diffusion import DAED, DDGM, ddgm, denoiser
 from vaenb.models.hierarchical import HierarchicalVAE, PathPosterior, hierarchical_vae
 from vaenb.models.seatbelt import LayeredPosterior, Seatbelt, seatbelt

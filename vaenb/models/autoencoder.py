@@ -8,8 +8,9 @@ the same with z = μ(x); its regulariser is what makes its codes look like draws
 import torch
 from torch import Tensor, nn
 
+from vaenb.contract import NotDefined
+from vaenb.distributions import DiagonalGaussian, Point, standard_normal
 from vaenb.models import nets
-from vaenb.models.contract import DiagonalGaussian, NotDefined, Point, standard_normal
 from vaenb.models.likelihoods import (
     Bernoulli,
     Categorical,

@@ -18,7 +18,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
-from vaenb.models.contract import check_latents
+from vaenb.checks import check_labels, check_latents
 
 _ABSENT = -1e4  # the logit of a label never seen: its probability is exactly 0, and sums of logits stay finite
 
@@ -97,14 +97,6 @@ def logits(classifier: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     return values
 
 
-def check_classifier(classifier) -> None:
-    """Refuse what cannot be called, and a network in training mode. Raises TypeError or ValueError."""
-    if not callable(classifier):
-        raise TypeError(f"classifier: a callable that gives logits (N, K) expected, got {type(classifier).__name__}")
-    if isinstance(classifier, nn.Module) and any(m.training for m in classifier.modules()):
-        raise ValueError("classifier: it is in training mode; call classifier.eval()")
-
-
 def linear_probe(z: Tensor, labels: Tensor, *, c: float = 1.0, max_iter: int = 1000) -> nn.Linear:
     """Fit a linear classifier on latents z (N, D) and labels (N,) by scikit-learn's logistic regression.
 
@@ -146,17 +138,3 @@ def _check(z: Tensor, labels: Tensor, c: float) -> None:
         raise ValueError(f"labels: at least two different ones expected, got only {labels[0]}")
     if not 0 < c < float("inf"):
         raise ValueError(f"c: a positive number expected, got {c!r}")
-
-
-def check_labels(labels: Tensor, count: int, classes: int | None = None) -> None:
-    """Refuse what is not `count` whole numbers from 0 to `classes` − 1. Raises TypeError or ValueError."""
-    if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.dtype == torch.bool:
-        got = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
-        raise TypeError(f"labels: a tensor of integers expected, got {got}")
-    if labels.shape != (count,):
-        raise ValueError(f"labels: one for each of the {count} rows, ({count},), expected, got {tuple(labels.shape)}")
-    low, high = labels.aminmax()
-    if low < 0:
-        raise ValueError(f"labels: ≥ 0 expected, got {low}; −1 stands for no label, and nothing is learnt from it")
-    if classes is not None and high >= classes:
-        raise ValueError(f"labels: 0 to {classes - 1} expected, got {high}; build the classifier with more classes")

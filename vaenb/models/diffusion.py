@@ -15,7 +15,8 @@ from numbers import Integral
 import torch
 from torch import Tensor, nn
 
-from vaenb.models.contract import check_images, randn_like
+from vaenb.checks import check_images
+from vaenb.distributions import randn_like
 from vaenb.models.unet import UNet
 
 _LARGEST = 0.999  # of a step's β: after β = 1 there is nothing left to walk back from

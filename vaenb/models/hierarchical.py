@@ -23,8 +23,8 @@ from itertools import accumulate, pairwise
 import torch
 from torch import Tensor, nn
 
+from vaenb.distributions import DiagonalGaussian, randn_like, standard_normal
 from vaenb.models.autoencoder import _LIKELIHOODS, VAE, _named
-from vaenb.models.contract import DiagonalGaussian, randn_like, standard_normal
 from vaenb.models.nets import Shape
 from vaenb.models.regularizers import KL
 

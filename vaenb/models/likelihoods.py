@@ -19,7 +19,8 @@ from torch.distributions import Bernoulli as _Bernoulli
 from torch.distributions import Normal as _Normal
 from torch.nn.functional import logsigmoid
 
-from vaenb.models.contract import NotDefined, rand_like
+from vaenb.contract import NotDefined
+from vaenb.distributions import rand_like
 
 _HALF = 0.5 / 255  # half a grey level
 _FASTER = 10  # Adam moves every weight about lr a step, and the log of a width has some units to go

@@ -17,7 +17,9 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from vaenb.models.contract import DiagonalGaussian, NotDefined, Posterior, check_latents, randn_like, standard_normal
+from vaenb.checks import check_latents
+from vaenb.contract import NotDefined, Posterior
+from vaenb.distributions import DiagonalGaussian, randn_like, standard_normal
 
 ESTIMATORS = ("mss", "mss_published", "mws", "exact")
 _SCALES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)

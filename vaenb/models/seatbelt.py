@@ -20,8 +20,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from vaenb.contract import NotDefined
+from vaenb.distributions import DiagonalGaussian, randn_like, standard_normal
 from vaenb.models.autoencoder import _LIKELIHOODS, _NETS, VAE, _named
-from vaenb.models.contract import DiagonalGaussian, NotDefined, randn_like, standard_normal
 from vaenb.models.hierarchical import _bounded, _side_by_side
 from vaenb.models.nets import Shape
 from vaenb.models.regularizers import TotalCorrelation

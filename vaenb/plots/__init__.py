@@ -1,6 +1,5 @@
 """Plotly figures, one function a figure, in one style; and saving them with a picture and their numbers beside."""
 
-from vaenb.plots.audit import audit_page
 from vaenb.plots.charts import bars, binned, histograms, intervals, latent_map, lines, reliability, scatter
 from vaenb.plots.curves import chain_path, dd_curves
 from vaenb.plots.ledger import claim_slider, margins, verdicts
@@ -12,7 +11,6 @@ __all__ = [
     "COLORS",
     "TEMPLATE",
     "attack_slider",
-    "audit_page",
     "bars",
     "binned",
     "chain_path",

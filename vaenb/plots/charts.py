@@ -8,9 +8,9 @@ import torch
 from plotly.subplots import make_subplots
 from torch import Tensor
 
-from vaenb.claims import Estimate
 from vaenb.metrics.calibration import Binned, Reliability
 from vaenb.plots.style import COLORS, TEMPLATE, plain, six
+from vaenb.stats import Estimate
 
 
 def latent_map(points: Tensor, labels: Tensor, *, title: str = "", axes: tuple[str, str] = ("z₁", "z₂")) -> go.Figure:

@@ -4,7 +4,7 @@ import textwrap
 
 import plotly.graph_objects as go
 
-from vaenb import claims
+from vaenb import claims, stats
 from vaenb.plots.style import COLORS, TEMPLATE
 
 # A colour and a symbol for each verdict: blue holds, vermilion does not, grey is not known.
@@ -59,10 +59,10 @@ def margins(rows: list[dict], *, title: str = "") -> go.Figure:
     return fig.update_layout(title=title, showlegend=True, **size, template=TEMPLATE)
 
 
-def _scaled(margin: claims.Estimate) -> claims.Estimate:
+def _scaled(margin: stats.Estimate) -> stats.Estimate:
     half = (margin.high - margin.low) / 2 or abs(margin.effect) / _EDGE or 1.0  # a formula's interval has no width
     low, high, effect = (max(-_EDGE, min(_EDGE, v / half)) for v in (margin.low, margin.high, margin.effect))
-    return claims.Estimate(max(low, min(high, effect)), low, high)
+    return stats.Estimate(max(low, min(high, effect)), low, high)
 
 
 def claim_slider(rows: list[dict]) -> go.Figure:

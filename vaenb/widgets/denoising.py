@@ -1,4 +1,4 @@
-"""The explorer of diffusion models as denoisers (notebook 05, document 002b: Deja et al., 2022, 2206.00070)."""
+"""The explorer of diffusion models as denoisers (notebook 07, document 002b: Deja et al., 2022, 2206.00070)."""
 
 import math
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ import ipywidgets as ipw
 import torch
 from torch import Tensor
 
-from vaenb.models.contract import check_images
+from vaenb.checks import check_images
 from vaenb.models.diffusion import DDGM, _image
 from vaenb.plots import COLORS, tile
 from vaenb.widgets.chart import Chart, slider_of, view_of

@@ -1,4 +1,4 @@
-"""The explorer of attacks on decoders (notebooks 00, 02 and 03)."""
+"""The explorer of attacks on decoders (notebooks 00, 03 and 04)."""
 
 from functools import lru_cache
 
@@ -6,8 +6,8 @@ import ipywidgets as ipw
 import torch
 from torch import Tensor
 
+from vaenb.contract import LatentModel
 from vaenb.metrics.distortion import DDCurve
-from vaenb.models.contract import LatentModel
 from vaenb.plots import COLORS, tile
 from vaenb.widgets.chart import Chart
 

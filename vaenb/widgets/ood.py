@@ -1,4 +1,4 @@
-"""The explorers of scores that should tell unknown images from ordinary ones (notebooks 01 and 07)."""
+"""The explorers of scores that should tell unknown images from ordinary ones (notebooks 01 and 09)."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -9,11 +9,10 @@ import ipywidgets as ipw
 import torch
 from torch import Tensor
 
-from vaenb.attacks.pgd import _check_counts
+from vaenb.checks import check_counts, check_images
 from vaenb.data import recolor
 from vaenb.metrics.calibration import _vector
 from vaenb.metrics.detection import auroc
-from vaenb.models.contract import check_images
 from vaenb.plots import COLORS, tile
 from vaenb.widgets.chart import Chart, slider_of, view_of
 
@@ -117,7 +116,7 @@ class ContrastExplorer:
         chunk: int = 512,
     ) -> None:
         check_images(x)
-        _check_counts(chunk=chunk)
+        check_counts(chunk=chunk)
         if not scores or scores.keys() != reference.keys():
             raise ValueError(f"reference: scores for each of {list(scores)} expected, got {list(reference)}")
         self.contrasts, self.levels = _grid(contrasts, "contrasts", 1), _grid(brightness, "brightness", 0)

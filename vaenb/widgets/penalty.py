@@ -1,12 +1,12 @@
-"""The explorer of attacks that pay for the change of the image (notebook 06)."""
+"""The explorer of attacks that pay for the change of the image (notebook 08)."""
 
 import ipywidgets as ipw
 import torch
 from torch import Tensor
 
 from vaenb.attacks.penalized import PenaltyPath
+from vaenb.contract import LatentModel, reconstruct
 from vaenb.metrics.likelihood import shortfall
-from vaenb.models.contract import LatentModel, reconstruct
 from vaenb.plots import COLORS, tile
 from vaenb.widgets.chart import Chart, slider_of, view_of
 

@@ -8,9 +8,9 @@ import ipywidgets as ipw
 import torch
 from torch import Tensor
 
+from vaenb.checks import check_classifier, check_model
+from vaenb.contract import LatentModel
 from vaenb.metrics.calibration import brier, ece, reliability
-from vaenb.models.classifier import check_classifier
-from vaenb.models.contract import LatentModel, check_model
 from vaenb.plots import COLORS, tile
 from vaenb.widgets.chart import Chart, slider_of, view_of
 

@@ -1,4 +1,4 @@
-"""The explorer of HMC as a defence (notebook 04)."""
+"""The explorer of HMC as a defence (notebook 05)."""
 
 import base64
 from functools import lru_cache
@@ -7,10 +7,11 @@ import ipywidgets as ipw
 import torch
 from torch import Tensor
 
-from vaenb import hmc
+from vaenb.contract import LatentModel
 from vaenb.metrics.slices import Slice, slice_through
-from vaenb.models.contract import LatentModel
 from vaenb.plots import COLORS, tile
+from vaenb.sampling import hmc
+from vaenb.sampling.posterior import posterior_density
 
 
 class RepairExplorer:
@@ -59,7 +60,7 @@ class RepairExplorer:
         model, path = self.models[beta], self.chains[beta, delta].path[i]
         with torch.no_grad():
             clean = model.posterior(self.x[i : i + 1]).mean[0]
-        density = hmc.posterior_density(model, self.attacked[beta, delta][i : i + 1])
+        density = posterior_density(model, self.attacked[beta, delta][i : i + 1])
         points = torch.stack([clean, path[0], path[-1]])
         return slice_through(lambda z: density(z, torch.zeros(len(z), dtype=torch.long)), points, path), clean
 

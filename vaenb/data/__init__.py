@@ -1,0 +1,11 @@
+"""Image sets as one uint8 tensor on one device: two embedded, the public ones through torchvision, and your own.
+
+A set is kept as `<name>_<split>.npz` in the data folder (`VAENB_DATA`): `images` uint8 (N, H, W), (N, H, W, 3) or
+(N, C, H, W), `labels` (N,) and, where known, `factors` (N, K) with `factor_names`. Any such file put there is a set.
+"""
+
+from vaenb.data.folder import EMBEDDED, SPLITS, DatasetUnavailable, available
+from vaenb.data.imageset import ImageSet, recolor
+from vaenb.data.sets import load
+
+__all__ = ["EMBEDDED", "SPLITS", "DatasetUnavailable", "ImageSet", "available", "load", "recolor"]

@@ -1,0 +1,1 @@
+"""Defences: HMC repair, purification, a refitted encoder, adversarial training."""

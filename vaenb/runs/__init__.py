@@ -1,0 +1,1 @@
+"""Running notebooks: one, a sweep, all of them, and publishing them."""

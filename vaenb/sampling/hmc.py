@@ -1,0 +1,364 @@
+"""Hamiltonian Monte Carlo: many chains at once, none of which knows of the others (Neal, 2011).
+
+A chain for log density log p(z) draws a momentum r ~ N(0, I), follows H(z, r) = −log p(z) + ½‖r‖² by `leapfrog_steps`
+steps of z ← z + η·s∘r, r ← r + η·s∘∇log p(z) (half of it first and last), and accepts the end with probability
+min(1, exp(−ΔH)). η is the chain's own step size, by dual averaging towards an acceptance rate in the warm-up
+(Hoffman and Gelman, 2014) and frozen after it; s (D,) its scale, a diagonal mass matrix M = diag(s⁻²).
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from functools import cached_property
+from numbers import Integral
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from vaenb.checks import check_gradients, check_latents
+from vaenb.sampling.chains import ess, split_rhat
+
+LogDensity = Callable[[Tensor, Tensor], Tensor]
+"""log_density(z, index) -> (M,): up to a constant, for M latents, where index (M,) says which chains they belong to."""
+
+DIVERGENCE = 1000.0  # an energy error beyond this, as in Stan, says that the leapfrog has lost the trajectory
+_BLOCK = 64  # transitions whose noise is drawn together; another number gives other chains
+_NO_GRADIENT = "log_density: its value does not depend on z differentiably; HMC needs the gradient"
+
+
+@dataclass(frozen=True, eq=False)
+class Chains:
+    """N chains of S kept states in D dimensions, and what they cost."""
+
+    start: Tensor  # (N, D), z0
+    samples: Tensor  # (N, S, D), after the warm-up
+    log_density: Tensor  # (N, S)
+    last: Tensor  # (N, D), the state that each chain ended in, which document 002a uses
+    warmup: Tensor  # (N, W, D), the states of the warm-up: the way to the target, not draws from it
+    accept_rate: Tensor  # (N,), the mean acceptance probability over the kept transitions
+    step_size: Tensor  # (N,)
+    scale: Tensor  # (N, D)
+    divergences: Tensor  # (N,), kept transitions with an energy error beyond DIVERGENCE, or not finite; all rejected
+    seeds: Tensor  # (N,), of the chains' randomness
+    gradient_calls: int  # gradients of the log density taken for each chain
+
+    @property
+    def path(self) -> Tensor:
+        """The start and every state after it, warm-up and kept: (N, 1 + W + S, D)."""
+        return torch.cat([self.start[:, None], self.warmup, self.samples], dim=1)
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean of each chain (N, D)."""
+        return self.samples.mean(1)
+
+    @property
+    def best(self) -> Tensor:
+        """The state of each chain with the highest log density (N, D)."""
+        return self.samples[torch.arange(len(self.samples)), self.log_density.argmax(1)]
+
+    def __getitem__(self, index: Tensor | slice) -> "Chains":
+        """Some of the chains."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Chains(**{k: v[index] if isinstance(v, Tensor) else v for k, v in values.items()})
+
+    @cached_property
+    def ess(self) -> Tensor:
+        """The effective sample size of each chain's worst dimension (N,)."""
+        return ess(self.samples.transpose(1, 2)[:, :, None]).amin(1)
+
+    @cached_property
+    def rhat(self) -> Tensor:
+        """The split R-hat of each chain's worst dimension (N,)."""
+        return split_rhat(self.samples.transpose(1, 2)[:, :, None]).amax(1)
+
+
+class SamplingInterrupted(KeyboardInterrupt):
+    """Sampling was stopped by Ctrl-C or the kernel's stop; `chains` is what there was by then."""
+
+    def __init__(self, chains: Chains) -> None:
+        kept = chains.samples.shape[1]
+        super().__init__(f"sampling stopped after {chains.warmup.shape[1]} warm-up and {kept} kept transitions")
+        self.chains = chains
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """Where chains are, with log density and gradient there: a transition need not compute them again."""
+
+    z: Tensor  # (N, D)
+    log_density: Tensor  # (N,)
+    gradient: Tensor  # (N, D)
+
+
+def sample(
+    log_density: LogDensity,
+    z0: Tensor,
+    *,
+    num_samples: int,
+    warmup: int,
+    leapfrog_steps: int = 10,
+    step_size: float | Tensor = 0.1,
+    target_accept: float = 0.8,
+    jitter: float = 0.5,
+    scale: Tensor | None = None,
+    adapt_scale: bool = True,
+    chunk: int = 64,
+    generator: torch.Generator | None = None,
+    seeds: Tensor | None = None,
+    progress: bool = False,
+) -> Chains:
+    """Run a chain from every row of `z0` (N, D): `warmup` transitions that adapt, then `num_samples` that are kept.
+
+    `step_size` (a number or (N,)) is where adaptation begins, and what is used when `warmup` is 0. `scale` (D,) or
+    (N, D) is the target's rough standard deviation in each dimension, 1 by default (document 002a's unit mass);
+    `adapt_scale` learns it in the warm-up. A transition costs `leapfrog_steps` gradients, evaluated for `chunk` chains
+    at a time. Each chain has a seed of its own, drawn from `generator` or given as `seeds` (N,): a batch equals its
+    chains run alone. A chain that diverges stays where it is and is counted. Raises ValueError for arguments out of
+    range and where the density at `z0` is not finite, and SamplingInterrupted, which carries what was sampled.
+
+    `jitter` varies each transition's step size by up to that share: with a fixed length of trajectory a dimension
+    whose period it happens to match would never move.
+    """
+    check_gradients()
+    step, scale = _check(z0, num_samples, warmup, leapfrog_steps, step_size, target_accept, jitter, scale, chunk)
+    z0 = z0.detach()
+    index = torch.arange(len(z0), device=z0.device)
+    seeds = _seeds(seeds, generator, len(z0))
+    density = value_and_gradient(log_density, index, chunk)
+    state = start(density, z0)
+    noise = _noise(seeds, z0)
+    adaptation = _Adaptation(step, scale, warmup, target_accept, adapt_scale)
+    history: list[tuple[Tensor, ...]] = []
+    bar = tqdm(total=warmup + num_samples, leave=False, disable=not progress, unit="transition", mininterval=1)
+    try:
+        for k in range(warmup + num_samples):
+            momentum, uniform, wobble = next(noise)
+            step = adaptation.step_size * (1 + jitter * wobble)
+            state, probability, divergent = transition(
+                density, state, momentum, uniform, step, adaptation.scale, leapfrog_steps
+            )
+            history.append((state.z, state.log_density, probability, divergent))
+            if k < warmup:
+                adaptation.update(probability, state.z)
+            bar.update()
+    except KeyboardInterrupt:
+        raise SamplingInterrupted(_chains(history, z0, warmup, adaptation, seeds, leapfrog_steps)) from None
+    finally:
+        bar.close()
+    return _chains(history, z0, warmup, adaptation, seeds, leapfrog_steps)
+
+
+def value_and_gradient(
+    log_density: LogDensity, index: Tensor, chunk: int, *, create_graph: bool = False
+) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    """Make z (N, D) → (log density (N,), gradient (N, D)), `chunk` chains at a time.
+
+    With `create_graph` both remain differentiable, in z and in whatever the density depends on.
+    """
+
+    def part(z: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.enable_grad():  # also where the caller has switched gradients off
+            z = z if create_graph and z.requires_grad else z.detach().requires_grad_()
+            value = log_density(z, rows)
+            _check_density(value, rows)
+            (gradient,) = torch.autograd.grad(value.sum(), z, create_graph=create_graph, allow_unused=True)
+        if gradient is None:
+            raise ValueError(_NO_GRADIENT)
+        return (value, gradient) if create_graph else (value.detach(), gradient)
+
+    def whole(z: Tensor) -> tuple[Tensor, Tensor]:
+        if len(z) <= chunk:
+            return part(z, index)
+        values, gradients = zip(*map(part, z.split(chunk), index.split(chunk)), strict=True)
+        return torch.cat(values), torch.cat(gradients)
+
+    return whole
+
+
+def start(density: Callable, z: Tensor) -> State:
+    """Evaluate the density where chains begin; raises ValueError where it is not finite."""
+    state = State(z, *density(z))
+    finite = state.log_density.isfinite() & state.gradient.isfinite().all(1)
+    if not finite.all():
+        bad = (~finite).nonzero().flatten().tolist()
+        raise ValueError(
+            f"log_density: NaN or infinite (itself or its gradient) at z0 of chain(s) {bad[:5]} of {len(z)}"
+        )
+    return state
+
+
+def transition(
+    density: Callable,
+    state: State,
+    momentum: Tensor,
+    uniform: Tensor,
+    step_size: Tensor,
+    scale: Tensor,
+    leapfrog_steps: int,
+) -> tuple[State, Tensor, Tensor]:
+    """Make one transition of every chain: its new state, acceptance probability (N,), and whether it diverged (N,).
+
+    `momentum` (N, D) is N(0, I) and `uniform` (N,) in [0, 1). A chain that rejects keeps its current state.
+    """
+    end, momentum_end = leapfrog(density, state, momentum, step_size, scale, leapfrog_steps)
+    energy, energy_end = (_energy(*pair).detach() for pair in ((state, momentum), (end, momentum_end)))
+    error = torch.where(energy_end.isfinite(), energy_end - energy, math.inf)
+    probability = (-error).clamp_max(0).exp()
+    accept = uniform < probability
+    chosen = State(
+        torch.where(accept[:, None], end.z, state.z),
+        torch.where(accept, end.log_density, state.log_density),
+        torch.where(accept[:, None], end.gradient, state.gradient),
+    )
+    return chosen, probability, error > DIVERGENCE
+
+
+def leapfrog(
+    density: Callable, state: State, momentum: Tensor, step_size: Tensor, scale: Tensor, leapfrog_steps: int
+) -> tuple[State, Tensor]:
+    """Follow Hamilton's equations for `leapfrog_steps` steps, a gradient each: the end state and momentum (N, D)."""
+    stride = step_size[:, None] * scale
+    momentum = momentum + 0.5 * stride * state.gradient
+    for k in range(leapfrog_steps):
+        z = state.z + stride * momentum
+        # Where this overflows, so does the energy, and the end is rejected: densities only ever see finite latents.
+        z = torch.where(z.isfinite(), z, state.z)
+        state = State(z, *density(z))
+        momentum = momentum + (1.0 if k < leapfrog_steps - 1 else 0.5) * stride * state.gradient
+    return state, momentum
+
+
+def _energy(state: State, momentum: Tensor) -> Tensor:
+    return 0.5 * (momentum**2).sum(1) - state.log_density
+
+
+class _Adaptation:
+    """Each chain's step size by dual averaging, and its scale from the draws of growing windows."""
+
+    def __init__(self, step_size: Tensor, scale: Tensor, warmup: int, target_accept: float, adapt_scale: bool) -> None:
+        self.target_accept, self.warmup = target_accept, warmup
+        self.step_size, self.scale = step_size, scale
+        self.windows = _windows(warmup) if adapt_scale else set()
+        self.count, self.draws = 0, []
+        self._restart(towards=10)
+
+    def _restart(self, *, towards: float) -> None:
+        """Begin dual averaging at the present step size, drawn towards that many times it."""
+        self.k, self.shrink_to = 0, (towards * self.step_size).log()
+        self.error, self.log_average = torch.zeros_like(self.step_size), torch.zeros_like(self.step_size)
+
+    def update(self, probability: Tensor, z: Tensor) -> None:
+        """Take in a transition of the warm-up; after the last one the step size is the average, and stays."""
+        self.count += 1
+        self._dual_averaging(probability)
+        if self.windows:
+            self.draws.append(z)
+            if self.count in self.windows:
+                self._learn_scale()
+        if self.count == self.warmup:
+            self.step_size = self.log_average.exp()
+
+    def _dual_averaging(self, probability: Tensor) -> None:
+        """Algorithm 5 of Hoffman and Gelman with their constants γ = 0.05, t₀ = 10, κ = 0.75."""
+        self.k += 1
+        self.error += (self.target_accept - probability - self.error) / (self.k + 10)
+        log_step = self.shrink_to - self.error * self.k**0.5 / 0.05
+        self.log_average += self.k**-0.75 * (log_step - self.log_average)
+        self.step_size = log_step.exp()
+
+    def _learn_scale(self) -> None:
+        """Take the window's standard deviation, weighted against the present scale as five draws of it would be.
+
+        The mean is geometric: an arithmetic one would not forget a scale that began far too large.
+        """
+        draws = torch.stack(self.draws)
+        n = len(draws)
+        self.scale = self.scale * (draws.std(0) / self.scale).clamp_min(1e-3) ** (n / (n + 5))
+        self.step_size = self.log_average.exp()
+        self.draws = []
+        self._restart(towards=2)  # near by now: ten times would leave short warm-ups with too large a step
+
+
+def _windows(warmup: int) -> set[int]:
+    """Transitions at which the scale is learnt: windows that double, between a first and a last part without."""
+    first, last = round(0.15 * warmup), round(0.75 * warmup)
+    ends, size = [], max(10, warmup // 20)
+    end = first + size
+    while end + 2 * size <= last:
+        ends.append(end)
+        size *= 2
+        end += size
+    return {*ends, last} if last - first >= 10 else set()
+
+
+def _noise(seeds: Tensor, like: Tensor):
+    """Yield each transition's momentum (N, D) and uniform number (N,), every chain's from a generator of its own."""
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds.tolist()]
+    shape, dtype = (_BLOCK, like.shape[1]), like.dtype
+    while True:
+        momenta = torch.stack([torch.randn(shape, generator=g, dtype=dtype) for g in generators], 1)
+        uniforms = torch.stack([torch.rand(2, _BLOCK, generator=g, dtype=dtype) for g in generators], 2)
+        accept, wobble = uniforms.to(like.device)
+        yield from zip(momenta.to(like.device), accept, 2 * wobble - 1, strict=True)
+
+
+def _seeds(seeds: Tensor | None, generator: torch.Generator | None, count: int) -> Tensor:
+    if seeds is None:
+        device = generator.device if generator else None
+        return torch.randint(2**62, (count,), generator=generator, device=device).cpu()
+    if not isinstance(seeds, Tensor) or seeds.shape != (count,) or seeds.is_floating_point():
+        raise ValueError(f"seeds: whole numbers ({count},), one for each chain, expected, got {seeds!r}")
+    return seeds.cpu()
+
+
+def _chains(history: list, z0: Tensor, warmup: int, adaptation: _Adaptation, seeds: Tensor, steps: int) -> Chains:
+    none = (z0, *[z0[:, 0]] * 3)  # so that an interrupt before the first transition has shapes, too
+    states, densities, accepted, diverged = (torch.stack(c, 1) for c in zip(none, *history, strict=True))
+    kept = slice(1 + warmup, None)
+    return Chains(
+        start=z0,
+        samples=states[:, kept],
+        log_density=densities[:, kept],
+        last=states[:, -1],
+        warmup=states[:, 1 : 1 + warmup],
+        accept_rate=accepted[:, kept].mean(1),
+        step_size=adaptation.step_size,
+        scale=adaptation.scale.expand_as(z0),
+        divergences=diverged[:, kept].sum(1).long(),
+        seeds=seeds.to(z0.device),
+        gradient_calls=1 + steps * len(history),
+    )
+
+
+def _check_density(value, rows: Tensor) -> None:
+    if not isinstance(value, Tensor) or value.shape != rows.shape:
+        got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        raise ValueError(f"log_density: one value for each chain, {tuple(rows.shape)}, expected, got {got}")
+    if not value.requires_grad:
+        raise ValueError(_NO_GRADIENT)
+
+
+def _check(
+    z0, num_samples, warmup, leapfrog_steps, step_size, target_accept, jitter, scale, chunk
+) -> tuple[Tensor, Tensor]:
+    check_latents(z0, "z0")
+    counts = {"num_samples": (num_samples, 1), "warmup": (warmup, 0), "leapfrog_steps": (leapfrog_steps, 1)}
+    for name, (value, least) in (counts | {"chunk": (chunk, 1)}).items():
+        if not isinstance(value, Integral) or value < least:
+            raise ValueError(f"{name}: a whole number ≥ {least} expected, got {value!r}")
+    if not 0 < target_accept < 1:
+        raise ValueError(f"target_accept: a rate between 0 and 1 expected, got {target_accept!r}")
+    if not 0 <= jitter < 1:
+        raise ValueError(f"jitter: a share of the step size, from 0 to below 1, expected, got {jitter!r}")
+    shapes = {"step_size": ((), (len(z0),)), "scale": ((), z0.shape[1:], z0.shape)}
+    given = {"step_size": step_size, "scale": 1.0 if scale is None else scale}
+    for name, value in given.items():
+        value = given[name] = torch.as_tensor(value, dtype=z0.dtype, device=z0.device).detach()
+        if value.shape not in shapes[name] or not (value.isfinite() & (value > 0)).all():
+            wanted = " or ".join(str(tuple(s)) if s else "a number" for s in shapes[name])
+            raise ValueError(
+                f"{name}: positive, {wanted}, expected, got shape {tuple(value.shape)} from {value.min():.3g}"
+            )
+    return given["step_size"].expand(len(z0)), given["scale"].expand_as(z0)
