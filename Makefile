@@ -1,5 +1,6 @@
-# run · test · lab · paper · bench · notebooks. The environment is the active conda or virtual environment if it holds this
-# project with its tools, else .venv, made on first use; `make PYTHON=python3.12 …` chooses what .venv is made with.
+# run · test (lint, types, unit, nbval) · nightly · lab · paper · bench · notebooks. The environment is the active conda or
+# virtual environment if it holds this project with its tools, else .venv, made on first use;
+# `make PYTHON=python3.12 …` chooses what .venv is made with.
 PYTHON ?= python3
 
 # Exits with 0 where the running Python has this folder's vaenb and everything that the extra asks for.
@@ -33,30 +34,55 @@ elif [ ! -e .venv/.$(1) ] || [ pyproject.toml -nt .venv/.$(1) ]; then \
 fi
 endef
 
-.PHONY: run test lab paper bench notebooks install
+.PHONY: run test lint types unit nbval nightly lab paper bench notebooks install
 .DEFAULT_GOAL := run
+.NOTPARALLEL:
+
+# The notebooks that `make test` executes and compares with what is committed; `make nightly` runs them all.
+TESTED = notebooks/00_start_here.ipynb
 
 run:
 	@$(call environment,lab); "$$bin/python" -m vaenb run notebooks/00_start_here.ipynb
 
 # Tests train their models afresh in build/, and leave runs/ and the user's cache alone.
-test bench: export VAENB_CACHE := $(CURDIR)/build/models
-test bench: export VAENB_RUNS := $(CURDIR)/build/runs
-test: export PLOTLY_RENDERER := plotly_mimetype
+unit nbval nightly bench: export VAENB_CACHE := $(CURDIR)/build/models
+unit nbval nightly bench: export VAENB_RUNS := $(CURDIR)/build/runs
+unit nbval: export PLOTLY_RENDERER := plotly_mimetype
 # pytest, a kernel and a browser share the cores: idle threads should sleep, not spin
-test: export OMP_WAIT_POLICY := passive
-test:
+unit nbval nightly: export OMP_WAIT_POLICY := passive
+
+test: lint types unit nbval
+
+lint:
+	@$(call environment,test); "$$bin/python" -m ruff check .; "$$bin/python" -m ruff format --check .
+
+types:
+	@$(call environment,test); "$$bin/python" -m mypy
+
+unit:
 	@$(call environment,test); \
-	"$$bin/python" -m ruff check .; "$$bin/python" -m ruff format --check .; \
-	"$$bin/python" -m pytest tests notebooks --nbval-lax --nbval-current-env --nbval-cell-timeout=600 \
-	  --nbval-sanitize-with tests/nbval_sanitize.cfg --durations=15
+	"$$bin/python" -m pytest tests --numprocesses=logical --maxprocesses=4 --dist=worksteal --durations=15
+
+nbval:
+	@$(call environment,test); \
+	"$$bin/python" -m pytest $(TESTED) --nbval-lax --nbval-current-env --nbval-cell-timeout=600 \
+	  --nbval-sanitize-with tests/nbval_sanitize.cfg
+
+# Every notebook in the quick profile, and the sliders of those that `make test` leaves out: about half an hour.
+nightly:
+	@$(call environment,test); failed=; \
+	for notebook in notebooks/*.ipynb; do \
+	  "$$bin/python" -m vaenb run "$$notebook" || failed="$$failed $$notebook"; \
+	done; \
+	"$$bin/python" -m pytest tests -m nightly || failed="$$failed tests"; \
+	if [ -n "$$failed" ]; then echo "failed:$$failed"; exit 1; fi
 
 lab:
 	@$(call environment,lab); "$$bin/python" -m jupyter lab notebooks/00_start_here.ipynb
 
 # The paper profile of every notebook on the data at hand, into figures/: hours. Interrupt it, and go on with the same
 # command. `make paper ARGS='--dry-run'` only says how long; `--workers`, `--scheduler`, `--device cuda` as in README.
-paper: # notebook 08 audits guests
+paper: # notebook 10 audits guests
 	@$(call environment,audit); "$$bin/python" -m vaenb paper $(ARGS)
 
 bench:

@@ -1,4 +1,4 @@
-"""What tests share: a generator, and a model about which everything is known in closed form."""
+"""What tests share: a generator, images, and a model about which everything is known in closed form."""
 
 import math
 
@@ -11,6 +11,11 @@ from vaenb.distributions import DiagonalGaussian, standard_normal
 
 def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def images(n: int = 6, seed: int = 0) -> Tensor:
+    """Noise as images (n, 1, 4, 4) in [0, 1]."""
+    return torch.rand(n, 1, 4, 4, generator=seeded(seed))
 
 
 class LinearGaussian:

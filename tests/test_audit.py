@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -21,7 +22,7 @@ from vaenb.distributions import DiagonalGaussian, Point, standard_normal
 from vaenb.metrics.detection import auroc, signals
 from vaenb.metrics.distortion import aaddc_abs, dd_curve, spread
 from vaenb.metrics.images import mse, ssim
-from vaenb.models import dae, hierarchical_vae, seatbelt, vae
+from vaenb.models import deterministic_ae, hierarchical_vae, seatbelt, vae
 from vaenb.stats import Estimate
 
 NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "10_audit_your_own.ipynb"
@@ -155,12 +156,13 @@ def test_radii_are_scale_free(by):
 
 def test_what_a_deterministic_autoencoder_lacks_is_said_and_nothing_stops(x, noise):
     torch.manual_seed(0)
-    report = audit(dae(image_shape=(1, 8, 8), latent_dim=3, net="mlp").eval(), x, outside={"n": noise}, **QUICK)
+    model = deterministic_ae(image_shape=(1, 8, 8), latent_dim=3, net="mlp").eval()
+    report = audit(model, x, outside={"n": noise}, **QUICK)
     lacking = ["clean quality: ELBO (nats)", "latent scale: posterior stddev", "HMC repair (δ = 0.1): repair"]
     lacking += ["outside: n: KL", "outside: n: −ELBO", "outside: n: ‖σ‖", "outside: n: likelihood regret"]
     for name in lacking:
         assert report[name].startswith("not defined: "), name
-    assert report.settings["objective"] == "means"
+    assert report.settings["divergence"] == "means"
     assert isinstance(report["encoder attack: AADDC"], Estimate) and isinstance(report["outside: n: ‖μ‖"], Estimate)
     texts = [a.text for a in audit_page(report, title="a DAE").layout.annotations]
     assert texts.count("not defined") == 6
@@ -189,7 +191,7 @@ def test_a_posterior_without_kl_is_attacked_by_its_means(model, x):
                 "__getitem__": lambda self, i: q[i]})()  # fmt: skip
 
     report = audit(NoKL(shape=(1, 8, 8), s=0.1), x, **QUICK)
-    assert report.settings["objective"] == "means"
+    assert report.settings["divergence"] == "means"
     assert report["clean quality: ELBO (nats)"].effect == pytest.approx(model.log_evidence(x).mean().item(), rel=1e-4)
 
 
@@ -223,7 +225,7 @@ def test_the_page_shows_every_part(report):
         lambda: vae(image_shape=(1, 16, 16), latent_dim=3, net="mlp"),
         lambda: vae(image_shape=(1, 16, 16), latent_dim=3, net="mlp", likelihood="categorical"),
         lambda: vae(image_shape=(1, 16, 16), latent_dim=3, net="conv001", likelihood="learned_gaussian"),
-        lambda: dae(image_shape=(1, 16, 16), latent_dim=3),
+        lambda: deterministic_ae(image_shape=(1, 16, 16), latent_dim=3),
         lambda: hierarchical_vae(image_shape=(1, 16, 16)),
         lambda: seatbelt(image_shape=(1, 16, 16), latent_dim=3, layers=2, size=100),
     ],
@@ -282,7 +284,7 @@ class Forgetful(DiagonalGaussian):
         (Wrong(posterior=with_mean(lambda z: z * torch.nan)), ValueError, r"posterior.mean: NaN"),
         (Wrong(posterior=lambda x: Forgetful(*[good.posterior(x).mean] * 2)), ValueError, "same seed gave two draws"),
         (Wrong(posterior=lambda x: x @ torch.ones(3, 3)), ValueError, r"posterior: called with .*\(3, 1, 8, 8\)"),
-        (Wrong(decode=lambda z: 2 * good.decode(z) - 1), ValueError, r"decode: pixels in \[0, 1\].*\(x \+ 1\) / 2"),
+        (Wrong(decode=lambda z: 18 * good.decode(z) - 9), ValueError, r"decode: pixels in \[0, 1\].*\(x \+ 1\) / 2"),
         (Wrong(decode=lambda z: 255 * good.decode(z)), ValueError, "decode: .*divide by 255"),
         (Wrong(decode=lambda z: 9 * good.decode(z) - 6), ValueError, r"decode: .*logits: use .sigmoid\(\)"),
         (Wrong(decode=lambda z: good.decode(z) * torch.nan), ValueError, "decode: NaN"),
@@ -322,6 +324,54 @@ def test_a_wrong_model_is_told_what_to_do(wrong, error, match, x):
         audit(wrong, x, **QUICK)
 
 
+class Saturated(LinearGaussian):
+    """Its images are all but black and white, where no code has a gradient; its likelihood is that of good ones."""
+
+    def decode(self, z):
+        return (1e6 * (super().decode(z) - 0.5)).clamp(0, 1)
+
+    def log_likelihood(self, x, z):
+        return good.log_likelihood(x, z)
+
+
+@pytest.mark.filterwarnings("ignore:.*had no gradient to follow")
+def test_what_had_no_gradient_to_attack_is_said_to_look_robust_only(x, report):
+    words = "latent attack: images whose attack had no gradient, and only look robust"
+    robust = audit(Saturated(shape=(1, 8, 8), s=0.1), x, **QUICK)
+    assert robust[words].effect == 1
+    assert "look robust" in robust.table() and "look robust" not in report.table()
+
+
+class Half(LinearGaussian):
+    """A model that casts to bfloat16 inside."""
+
+    def posterior(self, x):
+        q = super().posterior(x)
+        return DiagonalGaussian(q.mean.bfloat16(), q.logvar.bfloat16())
+
+    def decode(self, z):
+        return super().decode(z.float())
+
+    def log_likelihood(self, x, z):
+        return super().log_likelihood(x, z.float())
+
+
+def test_half_precision_is_refused(x):
+    for model, images, name in ((good, x.half(), "x"), (Half(shape=(1, 8, 8)), x, r"posterior\(x\)")):
+        with pytest.raises(TypeError, match=rf"^{name}: float32 or float64 expected, got .*use model.float\(\)"):
+            audit(model, images, **QUICK)
+
+
+def test_autocast_inference_mode_and_numpys_numbers_change_nothing(x):
+    expected = audit(good, x[:6], outside={"same": x[:6]}, **QUICK | {"multiples": (0.0, 2.0)})
+    whole = {"attacked": np.int64(4), "steps": np.int64(5), "restarts": np.int64(1), "seed": np.int64(0)}
+    with torch.inference_mode():
+        given = x[:6] * 1
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = audit(good, given, outside={"same": given}, **QUICK | whole, multiples=np.array([0, 2]))
+    assert json.dumps(found.to_json()) == json.dumps(expected.to_json())
+
+
 def test_a_model_that_tells_no_images_apart_has_no_yardstick(x):
     constant = Wrong(posterior=lambda x: Point(good.posterior(x).mean * 0))
     with pytest.raises(ValueError, match="posterior: every image has the same code"):
@@ -340,12 +390,17 @@ def test_a_point_posterior_needs_no_density(x):
     ("arguments", "match"),
     [
         ({"x": torch.rand(4, 1, 8, 8) * 2 - 1}, r"x: pixels in \[0, 1\].*\(x \+ 1\) / 2"),
+        ({"x": torch.rand(1, 1, 8, 8).repeat(4, 1, 1, 1)}, "x: images that differ expected, got 4 copies of one"),
         ({"x": torch.rand(1, 1, 8, 8)}, "x: two images or more"),
-        ({"x": torch.rand(4, 2, 8, 8)}, "x: .* one or three channels"),
+        ({"x": torch.rand(4, 2, 8, 8)}, "x: one or three channels"),
         ({"x": torch.rand(4, 1, 5, 8)}, "x: .* six pixels a side"),
         ({"outside": {"a": torch.rand(4, 3, 8, 8)}}, r"outside\['a'\]: .*size=8"),
         ({"outside": {"a": torch.rand(4, 1, 8, 8) + 1}}, r"outside\['a'\]: pixels in \[0, 1\]"),
-        ({"attacked": 1}, "attacked: two images or more"),
+        (
+            {"outside": {"d": torch.rand(4, 1, 8, 8).double()}},
+            r"outside\['d'\]: torch.float32 on cpu, as x, .*float64",
+        ),
+        ({"attacked": 1}, "attacked: a whole number ≥ 2"),
         ({"steps": 0}, "steps: a whole number"),
         ({"multiples": (0.5, 1.0)}, "multiples: two radii or more, rising from 0"),
         ({"deltas": (0.0, 0.2, 0.1)}, "deltas: two radii or more, rising from 0"),
@@ -362,7 +417,7 @@ def cell(name: str) -> str:
 
 
 def adapters() -> dict:
-    """The classes of notebook 08, as it shows them."""
+    """The classes of notebook 10, as it shows them."""
     names = {"torch": torch, "DiagonalGaussian": DiagonalGaussian, "standard_normal": standard_normal}
     names |= {"binary_cross_entropy": nn.functional.binary_cross_entropy}
     for name in ("pythae-adapter", "diffusers-adapter"):
@@ -416,9 +471,6 @@ def test_a_flat_prior_keeps_the_contract():
     check_contract(Wrong(log_prior=lambda z: torch.zeros(len(z))), torch.rand(3, 1, 8, 8, generator=seeded()))
 
 
-def test_strangers_of_another_dtype_are_refused_at_the_door():
-    x = torch.rand(4, 1, 8, 8, generator=seeded())
-    with pytest.raises(ValueError, match=r"outside\['d'\]: torch.float32 on cpu, as x, expected, got torch.float64"):
-        audit(good, x, outside={"d": x.double()}, progress=False)
+def test_foreign_images_without_names_are_refused():
     with pytest.raises(TypeError, match="outside: a dict of image sets by name expected, got list"):
-        audit(good, x, outside=[x], progress=False)
+        audit(good, torch.rand(4, 1, 8, 8), outside=[torch.rand(4, 1, 8, 8)], progress=False)

@@ -25,6 +25,11 @@ def classified(n=2000, k=5, scale=2.0, seed=0):
     return logits, torch.multinomial(logits.softmax(1), 1, generator=g)[:, 0]
 
 
+def classified_probabilities(n=2000, **settings):
+    logits, labels = classified(n, **settings)
+    return logits.softmax(1), labels
+
+
 def nll(probabilities, labels):
     return F.nll_loss(probabilities.log(), labels).item()
 
@@ -40,15 +45,13 @@ def two_class_rows(confidence):
 
 @pytest.mark.parametrize("k", [2, 3, 10])
 def test_brier_is_scikit_learns(k):
-    logits, labels = classified(k=k)
-    p = logits.softmax(1)
+    p, labels = classified_probabilities(k=k)
     reference = brier_score_loss(labels, p, labels=list(range(k)), scale_by_half=False)
     assert brier(p, labels).mean().item() == pytest.approx(reference, rel=1e-12)
 
 
 def test_brier_for_two_classes_is_twice_the_one_sided_score():
-    logits, labels = classified(k=2)
-    p = logits.softmax(1)
+    p, labels = classified_probabilities(k=2)
     assert brier(p, labels).mean().item() == pytest.approx(2 * brier_score_loss(labels, p[:, 1]), rel=1e-12)
 
 
@@ -58,11 +61,12 @@ def test_brier_per_image():
 
 
 def by_hand(p, labels, bins):
-    confidence, predicted, error = p.max(1), p.argmax(1), 0
+    confidence, correct, error = p.max(1), p.argmax(1) == labels, 0
     for b in range(bins):
         inside = (confidence > b / bins) & (confidence <= (b + 1) / bins)
         if inside.any():
-            error += inside.mean() * abs((predicted == labels)[inside].mean() - confidence[inside].mean())
+            gap = correct[inside].mean() - confidence[inside].mean()
+            error += inside.mean() * abs(gap)
     return error
 
 
@@ -101,17 +105,10 @@ def test_an_edge_belongs_to_the_bin_below():
 
 
 def test_for_a_calibrated_classifier_ece_falls_with_the_root_of_n():
-    few, many = (
-        np.mean([ece(*classified_probabilities(n, seed)) for seed in range(runs)])
-        for n, runs in [(400, 40), (40000, 8)]
-    )
+    few = np.mean([ece(*classified_probabilities(400, seed=s)) for s in range(40)])
+    many = np.mean([ece(*classified_probabilities(40000, seed=s)) for s in range(8)])
     assert few < 0.5 * math.sqrt(15 / 400) and many < 0.5 * math.sqrt(15 / 40000)
     assert few / many == pytest.approx(10, rel=0.25)
-
-
-def classified_probabilities(n, seed):
-    logits, labels = classified(n, seed=seed)
-    return logits.softmax(1), labels
 
 
 def test_ece_of_one_confidence_is_its_distance_from_the_accuracy():
@@ -277,11 +274,12 @@ def test_the_labels_and_the_dtype_stay():
 
 def test_a_perfect_validation_set_and_one_of_chance_end_at_the_bounds():
     logits, labels = classified(200)
-    assert fit_temperature(logits, logits.argmax(1)).temperature().item() == pytest.approx(0.01)
+    best, worst, one_class = logits.argmax(1), logits.argmin(1), torch.zeros(200, dtype=torch.long)
+    assert fit_temperature(logits, best).temperature().item() == pytest.approx(0.01)
+    assert fit_temperature(logits, worst).temperature().item() == pytest.approx(100)
+    assert 0.01 < fit_temperature(logits, one_class).temperature() <= 101
     signals = torch.randn(200, 1, generator=seeded())
-    assert fit_temperature(logits, logits.argmax(1), signals).probabilities(logits, signals).isfinite().all()
-    assert fit_temperature(logits, logits.argmin(1)).temperature().item() == pytest.approx(100)
-    assert 0.01 < fit_temperature(logits, torch.zeros(200, dtype=torch.long)).temperature() <= 101  # one class only
+    assert fit_temperature(logits, best, signals).probabilities(logits, signals).isfinite().all()
     assert fit_temperature(logits[:1], labels[:1], signals[:1]).temperature(signals).isfinite().all()
 
 
@@ -338,92 +336,83 @@ P, Y = torch.full((4, 2), 0.5), torch.tensor([0, 1, 0, 1])
 
 @pytest.mark.parametrize("function", [brier, ece, reliability])
 @pytest.mark.parametrize(
-    ("probabilities", "labels", "error", "says"),
+    ("probabilities", "labels", "says"),
     [
-        (
-            torch.randn(4, 2, generator=seeded()),
-            Y,
-            ValueError,
-            "probabilities: rows in .* look like logits, use .float",
-        ),
-        (P * 0.9, Y, ValueError, "probabilities: rows in .* that sum to 1"),
-        (P + torch.tensor([0.6, -0.6]), Y, ValueError, "probabilities: rows in .* values from -0.1 and sums up to"),
-        (P * torch.nan, Y, ValueError, "probabilities: NaN"),
-        (P[:0], Y[:0], ValueError, "probabilities: the batch is empty"),
-        (P[:, 0], Y, ValueError, r"probabilities: probabilities \(N, K\) expected, got shape"),
-        (torch.ones(4, 1), Y * 0, ValueError, "probabilities: at least two classes"),
-        (Y[:, None], Y, TypeError, "probabilities: floats expected"),
-        (P.tolist(), Y, TypeError, "probabilities: a torch tensor"),
-        (P, Y.float(), TypeError, "labels: a tensor of integers expected, got torch.float32"),
-        (P, Y[:3], ValueError, "labels: one for each of the 4 rows"),
-        (P, Y - 1, ValueError, "labels: ≥ 0 expected, got -1"),
-        (P, Y + 1, ValueError, "labels: 0 to 1 expected, got 2"),
+        (P.log(), Y, "probabilities: rows in .* look like logits, use .float"),
+        (P * 0.9, Y, "probabilities: rows in .* that sum to 1"),
+        (P + torch.tensor([0.6, -0.6]), Y, "probabilities: rows in .* values from -0.1 and sums up to"),
+        (P * torch.nan, Y, "probabilities: NaN"),
+        (P[:, 0], Y, r"probabilities: probabilities \(N, K\) expected, got shape"),
+        (P, Y[:3], "labels: one for each of the 4 rows"),
+        (P, Y + 1, "labels: 0 to 1 expected, got 2"),
     ],
 )
-def test_bad_probabilities_and_labels_are_refused(function, probabilities, labels, error, says):
-    with pytest.raises(error, match=f"^{says}"):
+def test_bad_probabilities_and_labels_are_refused(function, probabilities, labels, says):
+    with pytest.raises(ValueError, match=f"^{says}"):
         function(probabilities, labels)
 
 
-@pytest.mark.parametrize("bins", [0, -1, 1.5, None])
-@pytest.mark.parametrize("function", [ece, reliability, lambda p, y, bins: binned(p[:, 0], p[:, 0], bins=bins)])
-def test_bad_bins_are_refused(function, bins):
-    with pytest.raises(ValueError, match=f"^bins: a whole number ≥ 1 expected, got {bins}"):
-        function(P, Y, bins=bins)
+@pytest.mark.parametrize("function", [ece, reliability])
+def test_bad_bins_are_refused(function):
+    with pytest.raises(ValueError, match="^bins: a whole number ≥ 1 expected, got 0"):
+        function(P, Y, bins=0)
 
 
-@pytest.mark.parametrize("function", [binned, lambda errors, confidence: aurc(confidence, errors)])
 @pytest.mark.parametrize(
-    ("values", "confidence", "error", "says"),
+    ("values", "confidence", "says"),
     [
-        (torch.rand(3), torch.rand(4), ValueError, "one number for each image"),
-        (torch.rand(4), torch.rand(4, 1), ValueError, "confidence: one number for each image"),
-        (torch.rand(0), torch.rand(0), ValueError, "one number for each image"),
-        (torch.rand(2), torch.tensor([0.5, torch.nan]), ValueError, r"confidence: NaN or infinite values at \[1\]"),
-        (torch.tensor([torch.inf, 0.0]), torch.rand(2), ValueError, r"NaN or infinite values at \[0\]"),
-        (torch.rand(2), [0.1, 0.2], TypeError, r"confidence: a torch tensor \(N,\) expected, got list"),
+        (torch.rand(3), torch.rand(4), "one number for each image"),
+        (torch.rand(4), torch.rand(4, 1), "confidence: one number for each image"),
+        (torch.rand(2), torch.tensor([0.5, torch.nan]), r"confidence: NaN or infinite values at \[1\]"),
+        (torch.tensor([torch.inf, 0.0]), torch.rand(2), r"NaN or infinite values at \[0\]"),
     ],
 )
-def test_bad_vectors_are_refused(function, values, confidence, error, says):
-    with pytest.raises(error, match=says):
-        function(values, confidence)
+def test_bad_vectors_are_refused(values, confidence, says):
+    with pytest.raises(ValueError, match=says):
+        binned(values, confidence)
+    with pytest.raises(ValueError, match=says):
+        aurc(confidence, values)
 
 
-@pytest.mark.parametrize("value", [-0.1, 1.1])
-def test_binned_needs_a_confidence_in_the_unit_interval(value):
-    with pytest.raises(ValueError, match=r"^confidence: \[0, 1\] expected"):
-        binned(torch.rand(2), torch.tensor([0.5, value]))
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"confidence": torch.tensor([0.5, -0.1])}, r"confidence: \[0, 1\] expected, got"),
+        ({"confidence": torch.tensor([0.5, 1.1])}, r"confidence: \[0, 1\] expected, got"),
+        ({"bins": 0}, "bins: a whole number ≥ 1 expected, got 0"),
+    ],
+)
+def test_binned_needs_bins_and_a_confidence_in_the_unit_interval(wrong, says):
+    with pytest.raises(ValueError, match=f"^{says}"):
+        binned(**{"values": torch.rand(2), "confidence": torch.rand(2)} | wrong)
 
 
 L, S = torch.randn(4, 2, generator=seeded()), torch.rand(4, 3, generator=seeded())
 
 
 @pytest.mark.parametrize(
-    ("logits", "labels", "signals", "error", "says"),
+    ("logits", "labels", "signals", "says"),
     [
-        (P, Y, None, ValueError, "logits: these look like probabilities"),
-        (L * torch.inf, Y, None, ValueError, "logits: NaN or infinite"),
-        (L[:, :1], Y * 0, None, ValueError, "logits: at least two classes"),
-        (L, Y - 1, None, ValueError, "labels: ≥ 0 expected"),
-        (L, Y[:3], None, ValueError, "labels: one for each of the 4 rows"),
-        (L, Y, S[:3], ValueError, "signals: a row for each of the 4 images expected"),
-        (L, Y, S[:, 0], ValueError, r"signals: signals \(N, F\) expected"),
-        (L, Y, S * torch.nan, ValueError, "signals: NaN"),
-        (L, Y, S.numpy(), TypeError, "signals: a torch tensor"),
+        (P, Y, None, "logits: .* probabilities; logits expected"),
+        (L * torch.inf, Y, None, "logits: NaN or infinite"),
+        (L[:, :1], Y * 0, None, "logits: .* K ≥ 2 expected"),
+        (L, Y - 1, None, "labels: ≥ 0 expected"),
+        (L, Y, S[:3], r"signals: \(4, 3\), a row for each of the logits, expected"),
+        (L, Y, S[:, 0], r"signals: signals \(N, F\) expected"),
+        (L, Y, S * torch.nan, "signals: NaN"),
     ],
 )
-def test_a_bad_validation_set_is_refused(logits, labels, signals, error, says):
-    with pytest.raises(error, match=f"^{says}"):
+def test_a_bad_validation_set_is_refused(logits, labels, signals, says):
+    with pytest.raises(ValueError, match=f"^{says}"):
         fit_temperature(logits, labels, signals)
 
 
 def test_signals_must_be_those_of_the_fit():
     one, fitted = fit_temperature(L, Y), fit_temperature(L, Y, S)
     for temperature, signals, says in [
-        (one, S, "the 0 of the fit expected, got 3"),
-        (fitted, None, "the 3 of the fit expected, got 0"),
-        (fitted, S[:, :2], "the 3 of the fit expected, got 2"),
-        (fitted, S[:3], "a row for each of the 4 images expected, got 3"),
+        (one, S, r"\(4, 0\), those of the fit, expected, got \(4, 3\)"),
+        (fitted, None, r"\(3,\), those of the fit, expected, got \(0,\)"),
+        (fitted, S[:3], r"\(4,\), a row for each of the logits, expected, got \(3,\)"),
     ]:
         with pytest.raises(ValueError, match=f"^signals: {says}"):
             temperature.probabilities(L, signals)

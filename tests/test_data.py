@@ -20,7 +20,7 @@ from PIL import Image
 from torchvision import datasets
 
 from vaenb import data
-from vaenb.data import DatasetUnavailable, load, public, sets, sprites
+from vaenb.data import DatasetUnavailable, load, originals, public, sets, sprites
 
 
 @pytest.fixture
@@ -41,6 +41,22 @@ def test_digits_are_scikit_learns_and_split_without_overlap():
     assert len(rows) <= 1  # the set itself holds hardly any image twice
     assert train.images.max() == 255 and test.labels.bincount().tolist() == [36, 36, 35, 37, 36, 37, 36, 36, 35, 36]
     assert train.digest == load("digits").digest != test.digest
+
+
+@pytest.mark.parametrize(("name", "original"), [("mnist_small", "mnist"), ("fashion_small", "fashion_mnist")])
+@pytest.mark.parametrize(("split", "each"), [("train", 400), ("test", 100)])
+def test_small_sets_are_balanced_parts_of_the_originals(name, original, split, each):
+    small = load(name, split=split, download=False)
+    assert small.shape == (1, 28, 28) and small.labels.bincount().tolist() == [each] * 10
+    assert small.digest == originals.DIGESTS[name, split]
+    file = Path(data.__file__).with_name("embedded") / f"{name}_{split}.npz"
+    index = torch.from_numpy(np.load(file)["index"].astype(np.int64))
+    assert len(index.unique()) == len(small)
+    try:
+        whole = load(original, split=split, download=False)
+    except DatasetUnavailable:
+        pytest.skip(f"{original} is not at hand")
+    assert torch.equal(whole.images[index], small.images) and torch.equal(whole.labels[index], small.labels)
 
 
 def test_float_take_and_digest_belong_together():
@@ -206,7 +222,7 @@ def test_a_set_is_fetched_once_and_kept(folder, server):
     asked = len(server.requests)
     assert load("mnist", split="train").digest == train.digest and len(load("mnist", split="test")) == 10
     assert len(server.requests) == asked
-    assert data.available() == ["digits", "sprites", "mnist"]
+    assert data.available() == [*data.EMBEDDED, "mnist"]
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -216,9 +232,7 @@ def test_a_bad_download_is_told_and_trips_up_no_second_attempt(folder, server, d
     good = server.files[name]
     bad = {"broken": good[:-9] + b"123456789", "truncated": good[:500], "absent": b""}[damage]
     server.files = {**server.files, name: bad}
-    with pytest.raises(
-        DatasetUnavailable, match=r"mnist_train.npz is not there, and torchvision gave .*At hand: digits, sprites"
-    ):
+    with pytest.raises(DatasetUnavailable, match="mnist_train.npz is not there, and torchvision gave .*At hand: mn"):
         load("mnist")
     assert not list(folder.glob("*.npz")) and not list(folder.rglob("*.gz"))
     server.files = {**server.files, name: good}
@@ -375,7 +389,7 @@ def test_a_damaged_archive_is_named(folder):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ({"split": "valid"}, "split: train or test"),
+        ({"split": "valid"}, "split: one of train, test"),
         ({"size": 0}, "size: a whole number ≥ 1"),
         ({"limit": 0}, "limit: a whole number ≥ 1"),
         ({"limit": 2.5}, "limit: a whole number ≥ 1"),

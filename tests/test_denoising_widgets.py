@@ -89,7 +89,9 @@ def test_the_dots_are_the_means_over_the_sources_images_at_the_chosen_noise(expl
     mean = torch.tensor(mean).mean(0).tolist()
     (xs, ys), left, right, bottom, top = zip(*dots(explorer), strict=True), Chart.left, Chart.width - 20, 290, 20
     assert xs == pytest.approx([left + (right - left) * (noise[9] / noise[16]).item()] * 4, abs=0.06)
-    highest = 1.5 * max(v[:, 1].mean(1).max().item() for name, v in explorer.errors.items() if name != 0.05)
+    highest = 1.5 * max(
+        v[:, 1].mean(1).max().item() for name, v in explorer.errors.items() if name != "denoiser β₁ = 0.05"
+    )
     assert ys == pytest.approx([bottom - (bottom - top) * m / highest for m in mean], abs=1)
 
 
@@ -161,35 +163,26 @@ X = torch.zeros(2, *SHAPE)
 
 
 @pytest.mark.parametrize(
-    ("change", "error", "message"),
+    ("change", "message"),
     [
-        ({"images": {}}, ValueError, "images: one source or more"),
-        ({"images": {"a": X[:0]}}, ValueError, r"images\['a'\]"),
-        ({"images": {"a": 255 + X}}, ValueError, r"images\['a'\]: pixels in \[0, 1\]"),
-        ({"images": {"a": X, "b": X[:1]}}, ValueError, "images: as many of each"),
-        ({"images": {"a": X[..., :4]}}, ValueError, r"images: as many of each source, \(N, 1, 8, 8\)"),
-        ({"steps": []}, ValueError, "steps: one whole number or more from 1 to 25"),
-        ({"steps": [0, 1]}, ValueError, "steps: .* got .0, 1."),
-        ({"steps": [26]}, ValueError, "steps: .* from 1 to 25"),
-        ({"steps": [1.5]}, ValueError, "steps: one whole number"),
-        ({"denoisers": {}}, ValueError, "denoisers: one or more"),
-        ({"denoisers": {0.2: torch.nn.Identity()}}, TypeError, r"denoisers\[0.2\]: a diffusion.DDGM"),
-        ({"ddgm": torch.nn.Identity()}, TypeError, "ddgm: a diffusion.DDGM expected, got Identity"),
+        ({"images": {}}, "images, denoisers, steps: one or more"),
+        ({"images": {"a": 255 + X}}, r"x: pixels in \[0, 1\]"),
+        ({"images": {"a": X, "b": X[:1]}}, "images: as many of each source expected, got {'a': 2, 'b': 1}"),
+        ({"images": {"a": X[..., :4]}}, r"x: a batch \(N, 1, 8, 8\) expected, got \(2, 1, 8, 4\)"),
+        ({"steps": []}, "images, denoisers, steps: one or more"),
+        ({"steps": [0, 1]}, "steps: a whole number from 1 to 25 expected, got 0"),
+        ({"steps": [26]}, "steps: .* from 1 to 25"),
+        ({"denoisers": {}}, "images, denoisers, steps: one or more"),
     ],
 )
-def test_bad_input_is_refused(models, change, error, message):
+def test_bad_input_is_refused(models, change, message):
     good = {"images": {"a": X}, "ddgm": models[0], "denoisers": models[1], "steps": [1]}
-    with pytest.raises(error, match=message):
+    with pytest.raises(ValueError, match=message):
         DenoisingExplorer(**good | change)
 
 
-def test_a_denoiser_of_more_steps_of_other_images_or_of_another_level_is_refused(models):
+def test_a_denoiser_of_another_level_is_refused(models):
     walker, denoisers = models
-    other = denoiser(image_shape=(1, 4, 4), beta_1=0.2, channels=8)
-    for wrong, message in (
-        ({0.2: walker}, "a model of one step of images .* got 25 of"),
-        ({0.2: other}, r"a model of one step of images \(1, 8, 8\) expected, got 1 of \(1, 4, 4\)"),
-        ({0.1: denoisers[0.2]}, "the key is not the model's β₁, which is 0.2"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            DenoisingExplorer({"a": X}, walker, wrong, steps=[1])
+    for wrong, own in ((walker, "0.0"), (denoisers[0.2], "0.2")):
+        with pytest.raises(ValueError, match=f"the key is not the model's β₁, which is {own}"):
+            DenoisingExplorer({"a": X}, walker, {0.1: wrong}, steps=[1])

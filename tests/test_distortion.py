@@ -128,11 +128,6 @@ def test_radius_zero_leaves_the_latents_and_keeps_no_gradient():
     assert not curve.values["MSE"].requires_grad and not curve.adversarial.requires_grad
 
 
-def test_an_attack_that_ignores_its_radius_is_refused():
-    with pytest.raises(ValueError, match="by 0.2 at radius 0;"):
-        dd_curve(Decoder(decode), latents(), RADII, lambda z, eps: z + 0.1, {"MSE": mse})
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -140,11 +135,11 @@ def test_an_attack_that_ignores_its_radius_is_refused():
         ({"z": latents()[0]}, "flat latents"),
         ({"radii": -RADII.flip(0)}, "not negative"),
         ({"radii": RADII[:0]}, "at least 1"),
-        ({"attack": lambda z, eps: z[:2]}, r"attack: attacked latents \(30, 4\) expected .*got \(2, 4\)"),
+        ({"attack": lambda z, eps: z[:2]}, r"attack: \(30, 4\), attacked latents .*got \(2, 4\)"),
         ({"attack": lambda z, eps: (z, eps)}, "adversarial.*got tuple"),
-        ({"metrics": {}}, "metrics"),
-        ({"chunk": 0}, "chunk=0"),
-        ({"metrics": {"mean": lambda a, b: mse(a, b).mean()}}, r"metrics\['mean'\]: one value an image"),
+        ({"attack": lambda z, eps: z + 0.1}, "by 0.2 at radius 0;"),
+        ({"chunk": 0}, "chunk: .*got 0"),
+        ({"metrics": {"mean": lambda a, b: mse(a, b).mean()}}, r"metrics\['mean'\]: \(30,\), one value an image"),
     ],
 )
 def test_bad_arguments_of_a_curve_are_refused(change, message):
@@ -230,7 +225,6 @@ def test_relative_area_of_two_lines():
         (RADII[:, None], RADII, ValueError, "vector"),
         (RADII.tolist(), RADII, TypeError, "float tensor"),
         (RADII, RADII[:4], ValueError, "each of the 6 radii"),
-        (RADII, RADII.new_zeros(6, 0), ValueError, r"got shape \(6, 0\)"),
         (RADII, RADII.tolist(), TypeError, "values: a float tensor"),
         (RADII, RADII.long(), TypeError, "values: a float tensor"),
         (RADII, torch.cat([RADII[1:], torch.tensor([math.inf])]), ValueError, "PSNR is infinite"),
@@ -247,7 +241,7 @@ def test_unknown_directions_and_curves_of_other_radii_are_refused():
             area(RADII, curve, better="larger")
     with pytest.raises(ValueError, match=r"curves\['b'\]: a row for each of the 6 radii"):
         aaddc_rel(RADII, {"a": RADII, "b": RADII[:4]}, better="higher")
-    with pytest.raises(ValueError, match="at least one"):
+    with pytest.raises(ValueError, match="curves: a curve or more by name expected, got none"):
         aaddc_rel(RADII, {}, better="higher")
 
 
@@ -259,7 +253,7 @@ def test_the_spread_of_latents_ignores_rotation_and_shift_and_follows_the_unit()
     assert spread(z) == pytest.approx(5)
     c, s = math.cos(0.7), math.sin(0.7)
     assert spread(2 * (z @ torch.tensor([[c, -s], [s, c]], dtype=z.dtype) + 3)) == pytest.approx(10)
-    with pytest.raises(ValueError, match="at least two"):
+    with pytest.raises(ValueError, match=r"len\(latents\): .* ≥ 2"):
         spread(torch.ones(1, 2))
 
 
@@ -280,13 +274,17 @@ def test_a_scale_free_curve_is_the_curve_at_the_multiples():
     assert aaddc_abs(grid, found[:, 0], better="higher") == pytest.approx(1 - 0.5 * 1.2 / 2)
 
 
-def test_a_scale_free_curve_is_not_extrapolated():
-    with pytest.raises(ValueError, match="measured are 0 to 2"):
-        scale_free(RADII, RADII, unit=0.5, reach=2.1)
-    with pytest.raises(ValueError, match="radii from 0"):
-        scale_free(RADII[1:], RADII[1:], unit=0.5, reach=1.0)
-    with pytest.raises(ValueError, match="positive"):
-        scale_free(RADII, RADII, unit=0.0, reach=1.0)
+@pytest.mark.parametrize(
+    ("radii", "unit", "reach", "says"),
+    [
+        (RADII, 0.5, 2.1, "measured are 0 to 2"),
+        (RADII[1:], 0.5, 1.0, "radii from 0"),
+        (RADII, 0.0, 1.0, "unit: a positive number"),
+    ],
+)
+def test_a_scale_free_curve_is_not_extrapolated(radii, unit, reach, says):
+    with pytest.raises(ValueError, match=says):
+        scale_free(radii, radii, unit=unit, reach=reach)
 
 
 def test_an_attack_beyond_its_radius_is_refused_in_either_norm():

@@ -10,6 +10,7 @@ PACKAGE = Path(__file__).parents[1] / "vaenb"
 FLOORS = (
     ("files",),
     ("checks",),
+    ("precision",),
     ("contract",),
     ("distributions",),
     ("stats",),

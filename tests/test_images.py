@@ -1,7 +1,6 @@
 """Image similarities against scipy, closed forms and the lpips package."""
 
 import math
-import urllib.error
 import warnings
 from pathlib import Path
 
@@ -33,27 +32,34 @@ def scipy_ssim_maps(a, b, sigma, radius):
     def blur(x):
         return gaussian_filter(x, sigma, radius=radius, mode="mirror")
 
-    va, vb, cov = blur(a * a) - blur(a) ** 2, blur(b * b) - blur(b) ** 2, blur(a * b) - blur(a) * blur(b)
-    luminance = (2 * blur(a) * blur(b) + 0.01**2) / (blur(a) ** 2 + blur(b) ** 2 + 0.01**2)
+    mean_a, mean_b = blur(a), blur(b)
+    va, vb = blur(a * a) - mean_a**2, blur(b * b) - mean_b**2
+    cov = blur(a * b) - mean_a * mean_b
+    luminance = (2 * mean_a * mean_b + 0.01**2) / (mean_a**2 + mean_b**2 + 0.01**2)
     contrast = (2 * cov + 0.03**2) / (va + vb + 0.03**2)
     return luminance * contrast, contrast
 
 
 def scipy_ms_ssim(a, b):
     weights, value = np.array([0.0448, 0.2856, 0.3001]) / (0.0448 + 0.2856 + 0.3001), 1.0
-    for scale, weight in enumerate(weights):
-        full, contrast = scipy_ssim_maps(a, b, 1.5 * 7 / 11, 3)
-        value *= (full.mean() if scale == 2 else contrast[3:-3, 3:-3].mean()) ** weight
-        a, b = (x.reshape(len(x) // 2, 2, -1, 2).mean((1, 3)) if scale < 2 else x for x in (a, b))
-    return value
+    for weight in weights[:2]:
+        _, contrast = scipy_ssim_maps(a, b, 1.5 * 7 / 11, 3)
+        value *= contrast[3:-3, 3:-3].mean() ** weight
+        a, b = halved(a), halved(b)
+    full, _ = scipy_ssim_maps(a, b, 1.5 * 7 / 11, 3)
+    return value * full.mean() ** weights[2]
+
+
+def halved(x):
+    return x.reshape(len(x) // 2, 2, -1, 2).mean((1, 3))
 
 
 @pytest.mark.parametrize("c", [1, 3])
 def test_ssim_agrees_with_scipy(c):
     a, b = pair(c=c)
-    expected = [np.mean([scipy_ssim_maps(p, q, 1.5, 5)[0] for p, q in zip(x, y, strict=True)])
-                for x, y in zip(a.numpy(), b.numpy(), strict=True)]  # fmt: skip
-    np.testing.assert_allclose(ssim(a, b), expected, rtol=1e-10)
+    channels = zip(a.flatten(0, 1).numpy(), b.flatten(0, 1).numpy(), strict=True)
+    expected = [scipy_ssim_maps(p, q, 1.5, 5)[0].mean() for p, q in channels]
+    np.testing.assert_allclose(ssim(a, b), np.reshape(expected, (len(a), c)).mean(1), rtol=1e-10)
 
 
 @pytest.mark.parametrize("c", [1, 3])
@@ -86,12 +92,6 @@ def test_ssim_has_a_gradient_after_a_call_in_inference_mode():
     assert a.grad.abs().max() > 0
 
 
-@pytest.mark.parametrize("shape", [(5, 6), (6, 5), (1, 28)])
-def test_ssim_of_fewer_than_six_pixels_a_side_is_refused(shape):
-    with pytest.raises(ValueError, match="at least 6 pixels a side expected"):
-        ssim(torch.rand(1, 1, *shape), torch.rand(1, 1, *shape))
-
-
 def test_ssim_of_two_constant_images_is_the_luminance_term():
     a, b = torch.full((1, 1, 12, 12), 0.2, dtype=torch.float64), torch.full((1, 1, 12, 12), 0.6, dtype=torch.float64)
     assert ssim(a, b).item() == pytest.approx((2 * 0.2 * 0.6 + 1e-4) / (0.2**2 + 0.6**2 + 1e-4), rel=1e-9)
@@ -107,11 +107,12 @@ def test_ms_ssim_agrees_with_scipy_at_three_scales(side):
 def test_ms_ssim_of_large_images_is_the_standard_five_scales():
     a, b = pair(n=1, side=176)
     value, x, y = 1.0, a[0, 0].numpy(), b[0, 0].numpy()
-    for scale, weight in enumerate((0.0448, 0.2856, 0.3001, 0.2363, 0.1333)):
-        full, contrast = scipy_ssim_maps(x, y, 1.5, 5)
-        value *= (full.mean() if scale == 4 else contrast[5:-5, 5:-5].mean()) ** weight
-        x, y = (v.reshape(len(v) // 2, 2, -1, 2).mean((1, 3)) if scale < 4 else v for v in (x, y))
-    assert ms_ssim(a, b).item() == pytest.approx(value, rel=1e-6)
+    for weight in (0.0448, 0.2856, 0.3001, 0.2363):
+        _, contrast = scipy_ssim_maps(x, y, 1.5, 5)
+        value *= contrast[5:-5, 5:-5].mean() ** weight
+        x, y = halved(x), halved(y)
+    full, _ = scipy_ssim_maps(x, y, 1.5, 5)
+    assert ms_ssim(a, b).item() == pytest.approx(value * full.mean() ** 0.1333, rel=1e-6)
 
 
 def test_ms_ssim_of_anticorrelated_images_is_zero_with_a_finite_gradient():
@@ -129,12 +130,8 @@ def test_mse_and_psnr_of_a_known_difference():
     b[1, :, :4] += 0.3
     assert mse(a, b).tolist() == pytest.approx([0.01, 0.045])
     assert psnr(a, b).tolist() == pytest.approx([20.0, -10 * math.log10(0.045)], abs=1e-4)
-
-
-def test_a_difference_of_the_whole_range_is_zero_db():
     black, white = torch.zeros(1, 1, 8, 8), torch.ones(1, 1, 8, 8)
-    assert mse(black, white).item() == 1
-    assert psnr(black, white).item() == pytest.approx(0, abs=1e-6)
+    assert mse(black, white).item() == 1 and psnr(black, white).item() == pytest.approx(0, abs=1e-6)
 
 
 def test_equal_images():
@@ -170,28 +167,25 @@ def test_more_noise_is_less_similar(metric):
     assert (metric(clean, noise) > metric(clean, pair(n=8, noise=0.4)[1])).all()
 
 
+GREY = torch.rand(2, 1, 8, 8)
+
+
 @pytest.mark.parametrize(
-    ("a", "b", "error", "message"),
+    ("metric", "a", "b", "message"),
     [
-        (torch.rand(2, 1, 8, 8), torch.rand(3, 1, 8, 8), ValueError, "one shape"),
-        (torch.rand(2, 2, 8, 8), torch.rand(2, 2, 8, 8), ValueError, "one or three channels"),
-        (torch.rand(1, 8, 8), torch.rand(1, 8, 8), ValueError, "N, C, H, W"),
-        (torch.rand(2, 1, 8, 8) * 255, torch.rand(2, 1, 8, 8) * 255, ValueError, "divide by 255"),
-        (torch.rand(2, 1, 8, 8), torch.rand(2, 1, 8, 8) * math.nan, ValueError, "^b: NaN"),
-        (torch.rand(0, 1, 8, 8), torch.rand(0, 1, 8, 8), ValueError, "empty"),
-        (torch.zeros(1, 1, 8, 8, dtype=torch.uint8), torch.rand(1, 1, 8, 8), TypeError, "^a: floats"),
-        (torch.rand(1, 1, 8, 8), torch.rand(1, 1, 8, 8).double(), TypeError, "one dtype"),
-        (torch.rand(1, 1, 5, 8), torch.rand(1, 1, 5, 8), ValueError, "6 pixels"),
+        (ssim, GREY, torch.rand(3, 1, 8, 8), "b: .*as a, expected"),
+        (ssim, torch.rand(2, 2, 8, 8), torch.rand(2, 2, 8, 8), "one or three channels"),
+        (ssim, GREY * 255, GREY * 255, "divide by 255"),
+        (ssim, GREY, GREY * math.nan, "^b: NaN"),
+        (ssim, GREY[..., :5], GREY[..., :5], "at least 6 pixels a side expected"),
+        (ssim, GREY[..., :5, :], GREY[..., :5, :], "at least 6 pixels a side expected"),
+        (ms_ssim, torch.rand(1, 1, 16, 15), torch.rand(1, 1, 16, 15), "at least 16 pixels a side expected"),
+        (ms_ssim, torch.rand(1, 1, 15, 16), torch.rand(1, 1, 15, 16), "at least 16 pixels a side expected"),
     ],
 )
-def test_bad_pairs_are_refused_at_the_door(a, b, error, message):
-    with pytest.raises(error, match=message):
-        ssim(a, b)
-
-
-def test_images_too_small_for_three_scales_are_refused():
-    with pytest.raises(ValueError, match="16 pixels"):
-        ms_ssim(torch.rand(1, 1, 15, 15), torch.rand(1, 1, 15, 15))
+def test_bad_pairs_are_refused_at_the_door(metric, a, b, message):
+    with pytest.raises(ValueError, match=message):
+        metric(a, b)
 
 
 # LPIPS: every net is compared with random backbone weights, so that no download is needed
@@ -228,18 +222,6 @@ def torch_home(random_home, monkeypatch):
 def empty_home(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     return tmp_path
-
-
-@pytest.fixture
-def no_network(monkeypatch):
-    calls = []
-
-    def refuse(*args, **kwargs):
-        calls.append(args)
-        raise urllib.error.URLError("no route to host")
-
-    monkeypatch.setattr("torch.hub.urlopen", refuse)
-    return calls
 
 
 def reference(net):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Normal
 
-from tests.oracles import LinearGaussian, seeded
+from tests.oracles import LinearGaussian, images, seeded
 from vaenb.distributions import DiagonalGaussian
 from vaenb.metrics.diagnosis import inference_gap, likelihood_tilt, posterior_ratio, tv_bound
 from vaenb.metrics.likelihood import ais, elbo, iwae, shortfall
@@ -23,10 +23,6 @@ class Blurred(LinearGaussian):
 
     def exact(self, x: Tensor) -> DiagonalGaussian:
         return super().posterior(x)
-
-
-def images(n: int = 5, seed: int = 0) -> Tensor:
-    return torch.rand(n, 1, 4, 4, generator=seeded(seed))
 
 
 def sampled(q: DiagonalGaussian, count: int) -> Tensor:
@@ -56,7 +52,7 @@ def curved_vae() -> tuple[VAE, Tensor]:
     ],
 )
 def test_with_the_exact_posterior_every_weight_is_the_evidence(settings):
-    model, x = LinearGaussian(), images()
+    model, x = LinearGaussian(), images(5)
     torch.testing.assert_close(ais(model, x, **settings), model.log_evidence(x), rtol=1e-4, atol=2e-3)
 
 
@@ -108,30 +104,28 @@ def test_ais_serves_a_hierarchy_too():
 
 
 def test_the_posterior_ratio_is_that_of_the_exact_posterior():
-    model, x = LinearGaussian(), images()
+    model, x = LinearGaussian(), images(5)
     z, z_adv = torch.randn(2, 5, 3, generator=seeded())
     q = model.posterior(x)
-    torch.testing.assert_close(
-        posterior_ratio(model, x, z, z_adv), q.log_prob(z) - q.log_prob(z_adv), rtol=0, atol=1e-4
-    )
+    expected = q.log_prob(z) - q.log_prob(z_adv)
+    torch.testing.assert_close(posterior_ratio(model, x, z, z_adv), expected, rtol=0, atol=1e-4)
 
 
 def test_the_inference_gap_is_the_kl_to_the_exact_posterior():
-    model, x = Blurred(), images()
+    model, x = Blurred(), images(5)
     many = x.repeat_interleave(2000, 0)
     gap = inference_gap(model, many, model.log_evidence(many), samples=8, generator=seeded()).view(5, -1).mean(1)
     torch.testing.assert_close(gap, model.posterior(x).kl(model.exact(x)), rtol=0, atol=0.05)
 
 
 def test_the_tilt_is_the_kl_between_exact_posteriors():
-    model, x = LinearGaussian(), images() * 0.5
-    x_adv = x + 0.2 * images(seed=1)
+    model, x = LinearGaussian(), images(5) * 0.5
+    x_adv = x + 0.2 * images(5, seed=1)
     before, after = model.posterior(x), model.posterior(x_adv)
     tilt = likelihood_tilt(model, x, x_adv, sampled(before, 10_000))
     torch.testing.assert_close(tilt.kl, before.kl(after), rtol=0.05, atol=1e-3)
-    torch.testing.assert_close(
-        tilt.second_order, before.kl(after), rtol=0.05, atol=1e-3
-    )  # s is Gaussian: no third order
+    # s is Gaussian, without a third order
+    torch.testing.assert_close(tilt.second_order, before.kl(after), rtol=0.05, atol=1e-3)
     # For Gaussian s the effective share of the draws is exp(−Var s).
     torch.testing.assert_close(tilt.ess / 10_000, (-2 * before.kl(after)).exp(), rtol=0.1, atol=0)
 
@@ -159,8 +153,8 @@ def test_the_second_order_errs_by_the_third_power_of_the_attack():
 
 @pytest.mark.parametrize("size", [0.05, 0.3, 1.0])
 def test_the_bound_is_closed_form_and_holds_where_everything_is_gaussian(size):
-    model, x = Blurred(), images() * 0.5
-    x_adv = x + size * 0.5 * images(seed=1)
+    model, x = Blurred(), images(5) * 0.5
+    x_adv = x + size * 0.5 * images(5, seed=1)
     p, p_adv, q, q_adv = model.exact(x), model.exact(x_adv), model.posterior(x), model.posterior(x_adv)
     bound = tv_bound(
         model,
@@ -182,8 +176,8 @@ def test_the_bound_is_closed_form_and_holds_where_everything_is_gaussian(size):
 
 
 def test_an_exact_encoder_leaves_the_models_own_term():
-    model, x = LinearGaussian(), images() * 0.5
-    x_adv = x + 0.4 * images(seed=1)
+    model, x = LinearGaussian(), images(5) * 0.5
+    x_adv = x + 0.4 * images(5, seed=1)
     evidences = {"log_evidence": model.log_evidence(x), "log_evidence_adv": model.log_evidence(x_adv)}
     bound = tv_bound(model, x, x_adv, sampled(model.posterior(x), 1000), **evidences)
     assert (bound.encoder < 0.05).all() and (bound.encoder_adv < 0.05).all()
@@ -193,8 +187,8 @@ def test_an_exact_encoder_leaves_the_models_own_term():
 
 
 def test_a_large_tilt_is_read_from_the_evidences():
-    model, x = LinearGaussian(s=0.02), images() * 0.5
-    x_adv = x + 0.4 * images(seed=1)
+    model, x = LinearGaussian(s=0.02), images(5) * 0.5
+    x_adv = x + 0.4 * images(5, seed=1)
     kl = model.posterior(x).kl(model.posterior(x_adv))
     z = sampled(model.posterior(x), 100)
     tilt = likelihood_tilt(model, x, x_adv, z)
@@ -219,43 +213,44 @@ def test_a_model_in_training_mode_is_refused_everywhere():
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"temperatures": 1}, {"chains": 0}, {"chains": 2.5}, {"leapfrog_steps": 0}, {"chunk": 0}, {"step_size": 0.0}],
+    [{"temperatures": 1}, {"chains": 0}, {"leapfrog_steps": 2.5}, {"chunk": 0}, {"step_size": 0.0}],
 )
 def test_settings_of_ais_out_of_range_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
-        ais(LinearGaussian(), images(), **wrong)
+        ais(LinearGaussian(), images(5), **wrong)
 
 
-def test_shapes_that_do_not_belong_together_are_refused():
-    model, x, z = LinearGaussian(), images(), torch.zeros(5, 7, 3)
-    evidences = {"log_evidence": torch.zeros(5), "log_evidence_adv": torch.zeros(5)}
-    refused = {
-        r"z: one code for each of the 5 images": lambda: posterior_ratio(model, x, z[:4, 0], z[:4, 0]),
-        r"z_adv: one code .* got \(5, 2\)": lambda: posterior_ratio(model, x, z[:, 0], z[:, 0, :2]),
-        r"x_adv: images \(5, 1, 4, 4\), as x, expected, got \(4,": lambda: likelihood_tilt(model, x, x[:4], z),
-        r"z: \(5, S, D\), .* got \(5, 3\)": lambda: likelihood_tilt(model, x, x, z[:, 0]),
-        r"z: \(5, S, D\), at least two samples": lambda: likelihood_tilt(model, x, x, z[:, :1]),
-        r"log_evidence: one number": lambda: inference_gap(model, x, torch.zeros(4)),
-        r"log_evidence_adv: .* got float": lambda: tv_bound(model, x, x, z, **evidences | {"log_evidence_adv": 0.0}),
-    }
-    for says, call in refused.items():
-        with pytest.raises(ValueError, match=says):
-            call()
+X, Z, NATS = images(5), torch.zeros(5, 7, 3), torch.zeros(5)
 
 
-def test_nan_samples_are_refused():
-    with pytest.raises(ValueError, match="NaN"):
-        likelihood_tilt(LinearGaussian(), images(), images(), torch.full((5, 2, 3), math.nan))
+@pytest.mark.parametrize(
+    ("measure", "arguments", "says"),
+    [
+        (posterior_ratio, (X, Z[:4, 0], Z[:4, 0]), r"z: \(5, 3\), one code for each image, expected, got \(4, 3\)"),
+        (posterior_ratio, (X, Z[:, 0], Z[:, 0, :2]), r"z_adv: \(5, 3\), as z, expected, got \(5, 2\)"),
+        (likelihood_tilt, (X, X[:4], Z), r"x_adv: \(5, 1, 4, 4\), as x, expected, got \(4,"),
+        (likelihood_tilt, (X, X, Z[:, 0]), r"z: samples \(N, S, D\) expected, got shape \(5, 3\)"),
+        (likelihood_tilt, (X, X, Z[:, :1]), r"z: \(5, S, D\), at least two samples"),
+        (likelihood_tilt, (X, X, Z * math.nan), "z: NaN"),
+        (likelihood_tilt, (X, X, Z), r"z: samples that differ expected, those of image\(s\) \[0, 1, 2, 3, 4\] are all"),
+        (inference_gap, (X, NATS[:4]), r"log_evidence: .* one number for each image, \(5,\), expected, got .*\(4,\)"),
+        (shortfall, (X, X[:3]), r"target: \(5, 1, 4, 4\), as x, expected, got \(3,"),
+    ],
+)
+def test_shapes_that_do_not_belong_together_are_refused(measure, arguments, says):
+    with pytest.raises(ValueError, match=says):
+        measure(LinearGaussian(), *arguments)
+
+
+def test_the_bound_needs_both_evidences():
+    with pytest.raises(ValueError, match="log_evidence_adv: .* got float"):
+        tv_bound(LinearGaussian(), X, X, Z, log_evidence=NATS, log_evidence_adv=0.0)
 
 
 def test_the_shortfall_is_the_squares_that_the_wrong_code_leaves_over():
-    model, x, target = LinearGaussian(), images(), images(seed=1)
-    own, other = (model.decode(model.posterior(a).mean) for a in (target, x))
+    model, x, target = LinearGaussian(), images(5), images(5, seed=1)
+    own = model.decode(model.posterior(target).mean)
+    other = model.decode(model.posterior(x).mean)
     squares = ((target - other) ** 2 - (target - own) ** 2).flatten(1).sum(1)
     torch.testing.assert_close(shortfall(model, x, target), squares / (2 * model.s**2))
     assert shortfall(model, target, target).abs().max() == 0
-
-
-def test_a_target_of_another_shape_has_no_shortfall():
-    with pytest.raises(ValueError, match="target: images of the shape of x"):
-        shortfall(LinearGaussian(), images(), images(3))

@@ -10,20 +10,16 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.distributions import MultivariateNormal
 
-from tests.oracles import LinearGaussian, seeded
+from tests.oracles import LinearGaussian, images, seeded
 from vaenb.contract import NotDefined
 from vaenb.distributions import DiagonalGaussian
 from vaenb.metrics import ood
 from vaenb.metrics.detection import auroc
 from vaenb.metrics.expansion import second_order
 from vaenb.metrics.likelihood import elbo
-from vaenb.models import dae, hierarchical_vae, seatbelt, vae
+from vaenb.models import deterministic_ae, hierarchical_vae, seatbelt, vae
 
 FAMILIES = ["bernoulli", "continuous_bernoulli", "gaussian", "learned_gaussian", "discretized_logistic"]
-
-
-def images(n: int = 6, seed: int = 0) -> Tensor:
-    return torch.rand(n, 1, 4, 4, generator=seeded(seed))
 
 
 def small(net: str = "mlp", likelihood: str = "bernoulli", size: int = 16) -> nn.Module:
@@ -75,23 +71,25 @@ def test_the_regret_of_a_wrong_posterior_is_its_kl():
 
 @pytest.mark.parametrize("count, chunk", [(6, 1), (515, 100)])
 def test_no_image_knows_of_another_and_chunks_change_nothing(count, chunk):
-    x, settings = images(count), {"steps": 3, "samples": 2}
-    one, other = (ood.likelihood_regret(Wrong(), x, generator=seeded(), chunk=c, **settings) for c in (512, chunk))
-    torch.testing.assert_close(one, other)
+    def scored(chunk: int) -> Tensor:
+        return ood.likelihood_regret(Wrong(), images(count), steps=3, samples=2, generator=seeded(), chunk=chunk)
+
+    torch.testing.assert_close(scored(512), scored(chunk))
 
 
 @pytest.mark.parametrize("score", [ood.likelihood_regret, ood.encoder_regret])
 def test_a_seed_gives_the_same_again_and_another_does_not(score):
-    one, same, other = (
-        score(small(), torch.full((2, 1, 16, 16), 0.7), steps=3, generator=seeded(s)) for s in (0, 0, 1)
-    )
-    assert one.equal(same) and not one.equal(other)
+    def scored(seed: int) -> Tensor:
+        return score(small(), torch.full((2, 1, 16, 16), 0.7), steps=3, generator=seeded(seed))
+
+    assert scored(0).equal(scored(0))
+    assert not scored(0).equal(scored(1))
 
 
 def test_what_a_vae_gains_does_not_depend_on_the_road():
     model, x = small(), torch.rand(3, 1, 16, 16, generator=seeded())
-    begin, judge = {"steps": 60, "lr": 0.1, "samples": 64}, {"steps": 200, "lr": 0.2, "samples": 64}
-    short, long = (ood.likelihood_regret(model, x, generator=seeded(), **how) for how in (begin, judge))
+    short = ood.likelihood_regret(model, x, steps=60, lr=0.1, samples=64, generator=seeded())
+    long = ood.likelihood_regret(model, x, steps=200, lr=0.2, samples=64, generator=seeded())
     torch.testing.assert_close(short, long, rtol=0.1, atol=0.1)
     with torch.no_grad():
         unchanged = ood.likelihood_regret(model, x, generator=seeded())
@@ -145,7 +143,7 @@ def test_a_hierarchy_has_the_regret_of_its_encoder_only():
 
 
 def test_a_deterministic_autoencoder_has_no_regret():
-    model, x = dae(image_shape=(1, 8, 8), latent_dim=2, net="mlp").eval(), torch.rand(2, 1, 8, 8)
+    model, x = deterministic_ae(image_shape=(1, 8, 8), latent_dim=2, net="mlp").eval(), torch.rand(2, 1, 8, 8)
     for score in (ood.likelihood_regret, ood.encoder_regret, ood.hmc_regret):
         with pytest.raises(NotDefined):
             score(model, x)
@@ -162,35 +160,35 @@ def test_hmc_regret_is_the_difference_of_mean_joint_log_densities(model):
 
 
 def test_what_has_no_encoder_can_not_be_refitted():
-    for model in (
-        LinearGaussian(),
-        type("Net", (nn.Module, LinearGaussian), {"__init__": nn.Module.__init__})().eval(),
-    ):
+    bare = Module().eval()
+    bare.posterior = LinearGaussian().posterior
+    del bare.encoder
+    for model in (LinearGaussian(), bare):
         with pytest.raises(TypeError, match="encoder"):
             ood.encoder_regret(model, images())
 
 
-@pytest.mark.parametrize("score", [ood.likelihood_regret, ood.encoder_regret, ood.hmc_regret, ood.bias_corrected])
-def test_bad_input_is_named(score):
-    model, x = small(), torch.rand(2, 1, 16, 16)
-    for bad in (x[0], x * 255, x * math.nan, x[:0]):
-        with pytest.raises(ValueError, match="x: "):
-            score(model, bad)
-    with pytest.raises(TypeError, match="model: "):
-        score(object(), x)
-    with pytest.raises(ValueError, match="training mode"):
-        score(small().train(), x)
-    with pytest.raises(ValueError, match="samples"):
-        score(model, x, samples=0)
-    if "regret" in score.__name__ and score is not ood.hmc_regret:
-        for name, value in [("steps", 0), ("lr", 0), ("lr", math.nan)]:
-            with pytest.raises(ValueError, match=name):
-                score(model, x, **{name: value})
+REGRETS = [ood.likelihood_regret, ood.encoder_regret]
+SCORES = [*REGRETS, ood.hmc_regret, ood.bias_corrected]
 
 
-def test_a_rate_that_diverges_is_named():
-    with pytest.raises(ValueError, match="lr: the ELBO of image"):
-        ood.likelihood_regret(small(), torch.rand(2, 1, 16, 16), lr=1e4, steps=5)
+@pytest.mark.parametrize(
+    ("scores", "wrong", "error", "says"),
+    [
+        (SCORES, {"x": torch.rand(2, 1, 16, 16) * 255}, ValueError, "x: "),
+        (SCORES, {"model": object()}, TypeError, "model: "),
+        (SCORES, {"samples": 0}, ValueError, "samples: "),
+        (REGRETS, {"steps": 0}, ValueError, "steps: "),
+        (REGRETS, {"lr": 0}, ValueError, "lr: "),
+        (REGRETS, {"lr": math.nan}, ValueError, "lr: "),
+        (REGRETS[:1], {"lr": 1e4, "steps": 5}, ValueError, "lr: the ELBO of image"),
+    ],
+)
+def test_bad_input_is_named(scores, wrong, error, says):
+    arguments = {"model": small(), "x": torch.rand(2, 1, 16, 16)} | wrong
+    for score in scores:
+        with pytest.raises(error, match=f"^{says}"):
+            score(**arguments)
 
 
 def test_an_image_alone_and_a_constant_one_have_scores():
@@ -206,12 +204,15 @@ def test_an_image_alone_and_a_constant_one_have_scores():
 
 def encoded(pixels: np.ndarray, codec: str) -> bytes:
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, format=codec, **ood._CODECS[codec][1])
+    Image.fromarray(pixels).save(file, format=codec, **ood.CODECS[codec][1])
     return file.getvalue()
 
 
 def pixels_of(x: Tensor) -> list[np.ndarray]:
-    return [a[..., 0] if a.shape[-1] == 1 else a for a in (x * 255).round().byte().permute(0, 2, 3, 1).numpy()]
+    rounded = (x * 255).round().byte()
+    if x.shape[1] == 1:
+        return list(rounded[:, 0].numpy())
+    return list(rounded.permute(0, 2, 3, 1).numpy())
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -222,9 +223,8 @@ def test_bits_are_those_of_a_plain_lossless_file(monkeypatch, codec, channels):
     files = [encoded(pixels, codec) for pixels in pixels_of(x)]
     assert ood.compressed_bits(x).tolist() == [8 * len(file) for file in files]
     for file, pixels in zip(files, pixels_of(x), strict=True):
-        np.testing.assert_array_equal(
-            np.array(Image.open(io.BytesIO(file)).convert("L" if channels == 1 else "RGB")), pixels
-        )
+        read = Image.open(io.BytesIO(file)).convert("L" if channels == 1 else "RGB")
+        np.testing.assert_array_equal(np.array(read), pixels)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -242,7 +242,7 @@ def test_images_are_rounded_to_8_bits():
     x = torch.randint(256, (2, 1, 8, 8), generator=seeded()) / 255
     near = (x + 0.4 * (2 * torch.rand(x.shape, generator=seeded()) - 1) / 255).clamp(0, 1)
     assert ood.compressed_bits(near).equal(ood.compressed_bits(x)) and near.ne(x).any()
-    with pytest.raises(ValueError, match="1 or 3 channels"):
+    with pytest.raises(ValueError, match="x: one or three channels"):
         ood.compressed_bits(torch.rand(2, 2, 8, 8))
 
 
@@ -263,7 +263,7 @@ def test_waic_is_the_unbiased_variance_less_the_mean():
     expected = nats.numpy().var(0, ddof=1) - nats.numpy().mean(0)
     np.testing.assert_allclose(ood.waic(nats), expected)
     torch.testing.assert_close(ood.waic(nats[:1].repeat(3, 1)), -nats[0])  # models that agree are one model
-    with pytest.raises(ValueError, match="M ≥ 2"):
+    with pytest.raises(ValueError, match=r"len\(log_likelihoods\): .* ≥ 2"):
         ood.waic(nats[:1])
 
 
@@ -272,29 +272,23 @@ def test_typicality_by_hand():
     assert ood.typicality(torch.tensor([-100.0, -90.0, -130.0]), train).tolist() == [0, 10, 30]
 
 
+NATS = torch.tensor([-9.0, -8.0, -7.0])
+
+
 @pytest.mark.parametrize(
-    "score, name, good",
+    ("score", "name"),
     [
-        (lambda v: ood.waic(v.expand(2, *v.shape)), "log_likelihoods", images(3)[:, 0, 0, 0]),
-        (lambda v: ood.typicality(v, torch.zeros(2)), "log_likelihood", torch.zeros(3)),
-        (lambda v: ood.typicality(torch.zeros(2), v), "train_log_likelihood", torch.zeros(3)),
-        (lambda v: ood.input_complexity(v, images(3)), "log_likelihood", torch.zeros(3)),
+        (lambda v: ood.waic(v.expand(2, *v.shape)), "log_likelihoods"),
+        (lambda v: ood.typicality(v, NATS), "log_likelihood"),
+        (lambda v: ood.typicality(NATS, v), "train_log_likelihood"),
+        (lambda v: ood.input_complexity(v, images(3)), "log_likelihood"),
     ],
 )
-def test_log_likelihoods_that_are_none_are_refused(score, name, good):
-    assert score(good).isfinite().all()
-    for bad in (good * math.nan, good - math.inf, good[None], good[:0]):
+def test_log_likelihoods_that_are_none_are_refused(score, name):
+    assert score(NATS).isfinite().all()
+    for bad in (NATS * math.nan, NATS - math.inf, NATS[None], NATS[:0]):
         with pytest.raises(ValueError, match=f"^{name}: "):
             score(bad)
-    with pytest.raises(TypeError, match=f"^{name}: "):
-        score(good.long())
-
-
-def test_log_likelihoods_must_be_as_many_as_images():
-    with pytest.raises(ValueError, match=r"log_likelihood: \(6,\) expected, got shape \(5,\)"):
-        ood.input_complexity(torch.zeros(5), images(6))
-    with pytest.raises(TypeError, match="log_likelihood: "):
-        ood.typicality([1.0], torch.zeros(2))
 
 
 @pytest.mark.parametrize("likelihood", [*FAMILIES, "categorical"])
@@ -329,11 +323,14 @@ def test_a_quadratic_log_density_is_its_expansion():
     covariance = model.w @ model.w.T + model.s**2 * torch.eye(16)
     hessian, delta = -covariance.inverse(), (y.mean(0) - x.mean(0)).flatten()
     spread = torch.cov(y.flatten(1).T, correction=0) - torch.cov(x.flatten(1).T, correction=0)
-    assert found.first == pytest.approx((hessian @ (x.mean(0) - model.b).flatten() @ delta).item(), abs=0.1)
+    gradient = hessian @ (x.mean(0) - model.b).flatten()
+    assert found.first == pytest.approx((gradient @ delta).item(), abs=0.1)
     assert found.shift == pytest.approx((delta @ hessian @ delta / 2).item(), abs=0.1)
     assert found.second == pytest.approx((hessian @ spread).trace().item() / 2, abs=0.1)
-    assert found.predicted == pytest.approx(evidence, abs=0.1) and found.measured == pytest.approx(evidence, abs=1e-3)
-    assert found.ess > 2000 and found.rhat == pytest.approx(1, abs=0.05)
+    assert found.predicted == pytest.approx(evidence, abs=0.1)
+    assert found.measured == pytest.approx(evidence, abs=1e-3)
+    assert found.ess > 2000
+    assert found.rhat == pytest.approx(1, abs=0.05)
 
 
 def test_pixels_that_depend_on_each_other_given_z():
@@ -344,7 +341,8 @@ def test_pixels_that_depend_on_each_other_given_z():
             return DiagonalGaussian(torch.zeros(len(x), 3), torch.zeros(len(x), 3))
 
         def log_likelihood(self, x: Tensor, z: Tensor) -> Tensor:
-            return MultivariateNormal(torch.full((16,), 0.4), mixing @ mixing.T).log_prob(x.flatten(1))
+            density = MultivariateNormal(torch.full((16,), 0.4), mixing @ mixing.T)
+            return density.log_prob(x.flatten(1)) + 0 * z.sum(1)
 
     model, x, y = Correlated(), images(5), images(7, seed=1).square()
     found = second_order(model, x, y, samples=600, warmup=5, generator=seeded())
@@ -357,7 +355,8 @@ def test_it_is_the_expansion_of_the_likelihood_integrated_over_all_latents(likel
     model = vae(image_shape=(1, 3, 3), latent_dim=2, net="mlp", likelihood=likelihood, width=0.01)
     model = model.eval().double().requires_grad_(False)
     model.decoder[-2].weight *= 20
-    x, y = (0.1 + 0.8 * torch.rand(9, 1, 3, 3, generator=seeded(s), dtype=torch.float64) ** (s + 1) for s in (0, 1))
+    x = 0.1 + 0.8 * torch.rand(9, 1, 3, 3, generator=seeded(), dtype=torch.float64)
+    y = 0.1 + 0.8 * torch.rand(9, 1, 3, 3, generator=seeded(1), dtype=torch.float64) ** 2
     found = second_order(model, x, y, samples=2000, chains=200, warmup=20, generator=seeded())
     line, x0 = torch.linspace(-5, 5, 101, dtype=torch.float64), x.mean(0).flatten()
     z = torch.cartesian_prod(line, line)
@@ -370,11 +369,13 @@ def test_it_is_the_expansion_of_the_likelihood_integrated_over_all_latents(likel
     hessian = torch.autograd.functional.hessian(evidence, x0)
     delta = (y.mean(0) - x.mean(0)).flatten()
     spread = torch.cov(y.flatten(1).T, correction=0) - torch.cov(x.flatten(1).T, correction=0)
-    size = hessian.norm().item()
+    size = 0.05 * hessian.norm().item()
+    shift, second = delta @ hessian @ delta / 2, (hessian @ spread).trace() / 2
+    measured = elbo(model, y).mean() - elbo(model, x).mean()
     assert found.first == pytest.approx((gradient @ delta).item(), abs=0.05 * gradient.norm().item())
-    assert found.shift == pytest.approx((delta @ hessian @ delta / 2).item(), abs=0.05 * size * delta.dot(delta).item())
-    assert found.second == pytest.approx((hessian @ spread).trace().item() / 2, abs=0.05 * size * spread.norm().item())
-    assert found.measured == pytest.approx((elbo(model, y).mean() - elbo(model, x).mean()).item(), rel=0.1, abs=0.5)
+    assert found.shift == pytest.approx(shift.item(), abs=size * delta.dot(delta).item())
+    assert found.second == pytest.approx(second.item(), abs=size * spread.norm().item())
+    assert found.measured == pytest.approx(measured.item(), rel=0.1, abs=0.5)
 
 
 def test_a_bernoulli_is_nowhere_concave_and_a_set_against_itself_is_nothing():
@@ -392,6 +393,5 @@ def test_the_second_order_needs_a_gradient_in_x_and_like_images():
     for bad in (x[:, :, :4], x * 2, x[0], x * math.nan):
         with pytest.raises(ValueError, match="outside: "):
             second_order(model, x, bad)
-    for name in ("samples", "chains"):
-        with pytest.raises(ValueError, match=name):
-            second_order(model, x, x, **{name: 0})
+    with pytest.raises(ValueError, match="chains"):
+        second_order(model, x, x, chains=0)

@@ -100,8 +100,8 @@ TWO = (torch.zeros(3), torch.ones(2))
         ({"KL": {"a": TWO}, "n": {"b": TWO}}, ValueError, "scores: the same pairs"),
         (
             {"KL": {"clean": torch.zeros(2), "FGSM": torch.zeros(2)}},
-            TypeError,
-            r"scores\['KL'\]\['clean'\]: two tensors",
+            ValueError,
+            r"scores\['KL'\]\['clean'\], innocent: one number",
         ),
         ({"KL": {"a": (TWO[0], torch.tensor([1.0, np.nan]))}}, ValueError, r"\['a'\], suspicious: NaN"),
         ({"KL": {"a": (torch.zeros(0), TWO[1])}}, ValueError, r"\['a'\], innocent: one number"),
@@ -115,9 +115,9 @@ def test_a_guard_of_bad_scores_is_refused(scores, error, message):
 def test_a_guard_of_bad_images_is_refused():
     x = torch.rand(3, 1, 8, 8, generator=seeded())
     for images, message in (
-        ({"b": (x, x)}, "images: .innocent, suspicious. for each"),
-        ({"a": (x[:2], x)}, r"images\['a'\], innocent: one for each of 3 scores expected, got 2"),
-        ({"a": (x, 255 * x)}, r"images\['a'\], suspicious: pixels in \[0, 1\]"),
+        ({"b": (x, x)}, "images: two batches for each"),
+        ({"a": (x[:2], x)}, r"images\['a'\]: 3 expected, as scores, got 2"),
+        ({"a": (x, 255 * x)}, r"images\['a'\]: pixels in \[0, 1\]"),
     ):
         with pytest.raises(ValueError, match=message):
             DetectorExplorer({"KL": {"a": TWO}}, images)
@@ -144,8 +144,7 @@ def test_recolouring_is_torchvisions_contrast_on_grey_images_clips_and_can_do_no
     [
         (torch.rand(1, 1, 2, 2), {"contrast": -1}, "contrast: a number ≥ 0"),
         (torch.rand(1, 1, 2, 2), {"brightness": float("nan")}, "brightness: a finite number"),
-        (torch.rand(1, 2, 2), {}, "x: float images"),
-        (torch.zeros(1, 1, 2, 2, dtype=torch.uint8), {}, "x: float images .* got torch.uint8"),
+        (torch.rand(1, 2, 2), {}, r"x: images \(N, C, H, W\) expected, got shape \(1, 2, 2\)"),
     ],
 )
 def test_recolouring_refuses_bad_input(x, change, message):
@@ -224,12 +223,8 @@ def brightness_of(x):
         ({"scores": {}}, ValueError, "reference: scores for each"),
         ({"reference": {"other": torch.zeros(3)}}, ValueError, "reference: scores for each"),
         ({"reference": {"s": torch.zeros(3, 1)}}, ValueError, r"reference\['s'\]: one number"),
-        ({"scores": {"s": 3}}, TypeError, r"scores\['s'\]: a function"),
         ({"scores": {"s": lambda x: x.mean((2, 3))}}, ValueError, r"scores\['s'\], what it gives: one number"),
         ({"scores": {"s": lambda x: brightness_of(x).log()}}, ValueError, r"scores\['s'\], what it gives: NaN"),
-        ({"contrasts": [0, 0.5]}, ValueError, "contrasts: two numbers or more, 1 among"),
-        ({"contrasts": [-1, 1]}, ValueError, "contrast: a number ≥ 0"),
-        ({"brightness": [0]}, ValueError, "brightness: two numbers or more, 0 among"),
         ({"chunk": 0}, ValueError, "chunk: a whole number"),
     ],
 )

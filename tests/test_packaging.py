@@ -8,6 +8,8 @@ from pathlib import Path
 
 import yaml
 
+from tests.test_house import FLOOR, SOURCES, room
+
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 ENVIRONMENT = yaml.safe_load((ROOT / "environment.yml").read_text())
@@ -27,16 +29,13 @@ def test_the_conda_environment_repeats_no_version_but_pythons():
 
 
 def test_the_core_imports_without_the_notebook_stack():
-    core = "data training claims models attacks.adaptive attacks.adversarial_training attacks.queries metrics.images"
-    core += (
-        " metrics.distortion metrics.likelihood metrics.frechet metrics.diversity metrics.disentanglement refit purify"
-    )
-    core += " attacks.classifier metrics.detection metrics.calibration audit"
+    core = [module for module in SOURCES if module != "vaenb" and FLOOR[room(module)] <= FLOOR["claims"]]
     lab = {"plotly", "ipywidgets", "papermill", "kaleido", "lpips", "IPython", "nbformat", "pythae", "diffusers"}
-    code = "import sys\n" + "".join(f"import vaenb.{m}\n" for m in core.split()) + f"print(set(sys.modules) & {lab!r})"
+    code = f"import sys, {', '.join(core)}\nprint(set(sys.modules) & {lab!r})"
     run = subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, capture_output=True, text=True)
     assert run.stdout == "set()\n"
 
 
-def test_the_package_carries_its_claims():
+def test_the_package_carries_its_claims_and_says_that_it_is_typed():
     assert (ROOT / "vaenb" / "claims.csv").read_text().count("\n") == 52
+    assert (ROOT / "vaenb" / "py.typed").is_file()

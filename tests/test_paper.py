@@ -8,12 +8,11 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from vaenb import claims, data, files
+from tests import tiny
+from vaenb import claims, data, files, plots
 from vaenb.__main__ import main
-from vaenb.runs import paper
-from vaenb.runs import run as runs
+from vaenb.runs import evidence, paper, plan
 
 # A worker's threads and sockets are closed by the system when the cluster ends.
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
@@ -27,7 +26,7 @@ MANIFEST = json.loads((FIGURES / "manifest.json").read_text())
 
 
 def test_the_manifest_is_what_the_folders_say():
-    assert json.loads(json.dumps(paper.manifest())) == MANIFEST
+    assert json.loads(json.dumps(evidence.manifest())) == MANIFEST
 
 
 def test_every_picture_is_in_the_manifest_and_every_entry_has_its_files():
@@ -35,11 +34,6 @@ def test_every_picture_is_in_the_manifest_and_every_entry_has_its_files():
     listed -= {f"{run['folder']}/None" for run in MANIFEST}
     kept = {str(p.relative_to(FIGURES)) for ending in ("png", "csv") for p in FIGURES.rglob(f"*.{ending}")}
     assert kept == listed
-
-
-def test_only_pictures_of_images_have_no_numbers():
-    bare = {f["file"].removesuffix(".png") for run in MANIFEST for f in run["figures"] if f["numbers"] is None}
-    assert bare <= {"input_attack", "repair", "back", "daed", "heart"}
 
 
 def test_every_run_says_what_made_it_and_what_it_took():
@@ -57,7 +51,7 @@ def test_every_notebook_has_a_run_with_a_figure():
 
 def test_all_evidence_is_kept_in_one_file_and_gives_the_same_ledger(tmp_path):
     kept = json.loads((FIGURES / "claims.json").read_text())
-    assert kept == json.loads(json.dumps(paper.evidence()))
+    assert kept == json.loads(json.dumps(evidence.recorded()))
     (tmp_path / "claims.json").write_text(json.dumps(kept))
     assert claims.table(claims.ledger([tmp_path])) == claims.table(claims.ledger([FIGURES]))
 
@@ -65,17 +59,13 @@ def test_all_evidence_is_kept_in_one_file_and_gives_the_same_ledger(tmp_path):
 def test_the_readme_has_the_ledger_of_the_evidence():
     text = (ROOT / "README.md").read_text()
     (shown,) = re.findall(r"<!-- ledger -->\n(.*?)<!-- end of ledger -->", text, re.DOTALL)
-    assert shown == paper.readme_ledger(claims.ledger([FIGURES]))
+    assert shown == evidence.readme_ledger(claims.ledger([FIGURES]))
 
 
-def test_notebook_09_shows_the_ledger_of_the_evidence():
+def test_notebook_11_shows_the_ledger_of_the_evidence():
     book = nbformat.read(ROOT / "notebooks" / "11_claims.ipynb", as_version=4)
-    shown = [
-        o["data"]["text/markdown"]
-        for c in book.cells
-        for o in c.get("outputs", [])
-        if "text/markdown" in o.get("data", {})
-    ]
+    outputs = [output for cell in book.cells for output in cell.get("outputs", [])]
+    shown = [output["data"].get("text/markdown") for output in outputs if "data" in output]
     rows = claims.ledger([FIGURES])
     assert claims.summary(rows) in shown
     for document in {r["document"] for r in rows}:
@@ -86,7 +76,7 @@ def test_each_claim_stands_in_the_table_of_one_notebook_as_the_evidence_gives_it
     rows, shown = claims.ledger([FIGURES]), []
     for path in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb")):
         text = _texts(path)
-        assert text == paper.with_claims(text, rows), f"{path.name}: vaenb collect makes its table of claims anew"
+        assert text == evidence.with_claims(text, rows), f"{path.name}: vaenb collect makes its table of claims anew"
         tables = re.findall(r"<!-- claims: .*?<!-- end of claims -->", text, re.DOTALL)
         shown += re.findall(r"^\| .*? \(`([\w.-]+)`\)", "\n".join(tables), re.MULTILINE)
     assert sorted(shown) == sorted(claims.load())
@@ -146,15 +136,22 @@ def _known(texts: tuple[str, ...], found: list[tuple[float, ...]]) -> bool:
 
 
 def test_the_plan_fits_the_notebooks(monkeypatch):
-    everything = {name for entry in paper.plan() for name in entry["needs"]}
+    everything = {name for entry in plan.plan() for name in entry.needs}
     monkeypatch.setattr(data, "available", lambda: sorted(everything))
     for device in ("cpu", "cuda"):
-        jobs = paper.jobs(device=device)
-        assert len({job.folder for job in jobs}) == len(jobs) == len(paper.plan())
+        jobs = plan.jobs(device=device)
+        assert len({job.folder for job in jobs}) == len(jobs) == len(plan.plan())
     assert all("limit" not in job.parameters and "epochs" not in job.parameters for job in jobs)  # the documents' sizes
 
 
 # --- how it is made
+
+
+DRAWS = """
+(folder / "curve.plotly.json").write_text('{"data": []}')
+(folder / "curve.csv").write_text(f"x,y\\n1,{beta}\\n")
+print("said")
+"""
 
 
 @pytest.fixture
@@ -163,26 +160,11 @@ def project(tmp_path, monkeypatch):
     for name in ("figures", "notebooks"):
         (tmp_path / name).mkdir()
     monkeypatch.setattr(files, "project_folder", lambda: tmp_path)
-    monkeypatch.setattr(runs.plots, "chrome", lambda: None)
+    monkeypatch.setattr(plots, "chrome", lambda: None)
     monkeypatch.setenv("VAENB_RUNS", str(tmp_path / "runs"))
-    parameters = 'profile: str = "quick"  # p\nbeta: float = 1.0  # b\nlimit: int = 0  # l'
-    records = """
-from vaenb import claims, plots
-import plotly.graph_objects as go
-run = claims.start_run("00_tiny", profile=profile, seeds=[0], data={}, settings={"beta": beta, "limit": limit})
-run.record("001.vulnerable", {"vae": stats.Estimate(beta, beta - 0.5, beta + 0.5)}, data="mnist")
-plots.save(go.Figure(go.Scatter(x=[1, 2], y=[beta, 3], name="curve")), run.folder, "curve")
-print("said")
-"""
-    cells = [
-        new_code_cell(parameters, id="parameters", metadata={"tags": ["parameters"]}),
-        new_code_cell(records, id="records"),
-        new_markdown_cell(
-            "Found:\n<!-- claims: 001.vulnerable 001.dae -->\nstale\n<!-- end of claims -->\nend", id="found"
-        ),
-    ]
-    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    nbformat.write(new_notebook(cells=cells, metadata=kernel), tmp_path / "notebooks" / "00_tiny.ipynb")
+    text = "Found:\n<!-- claims: 001.vulnerable 001.dae -->\nstale\n<!-- end of claims -->\nend"
+    parameters = tiny.PARAMETERS + "limit: int = 0  # training images"
+    tiny.write(tmp_path / "notebooks" / "00_tiny.ipynb", tiny.RECORDS + DRAWS, parameters=parameters, text=text)
     entry = {"folder": "00_tiny-mnist", "notebook": "00_tiny", "needs": [], "parameters": {"beta": 2}}
     entry |= {"cpu": {"limit": 5}, "figures": {"curve": "001, Table 1"}}
     missing = entry | {"folder": "00_tiny-svhn", "needs": ["no_such_set"]}
@@ -199,30 +181,25 @@ def test_the_paper_profile_runs_what_has_data_and_keeps_what_it_found(project, c
     kept = project / "figures" / "00_tiny-mnist"
     about = json.loads((kept / "run.json").read_text())
     assert about["parameters"] == {"profile": "paper", "beta": 2.0, "limit": 5} and about["seconds"] > 0
-    with (kept / "curve.csv").open(newline="") as file:
-        assert [(r["series"], r["x"], r["y"]) for r in csv.DictReader(file)] == [
-            ("curve", "1", "2.0"),
-            ("curve", "2", "3"),
-        ]
-    assert (kept / "printed.txt").read_text() == "said\n"
-    (evidence,) = json.loads((project / "figures" / "claims.json").read_text())
-    assert evidence["claim"] == "001.vulnerable" and evidence["cells"]["vae"]["effect"] == 2.0
+    assert (kept / "curve.csv").read_text() == "x,y\n1,2.0\n" and (kept / "printed.txt").read_text() == "said\n"
+    (found,) = json.loads((project / "figures" / "claims.json").read_text())
+    assert found["claim"] == "001.vulnerable" and found["cells"]["vae"]["effect"] == 2.0
     readme = (project / "README.md").read_text()
     assert "| 001 | 12 |" in readme and "stale" not in readme and readme.endswith("<!-- end of ledger -->\nend\n")
     shown = _texts(project / "notebooks" / "00_tiny.ipynb")
     assert re.findall(r"`(001[\w.]*)`", shown) == ["001.vulnerable", "001.dae", "001.dae.dim"]
     assert "2 [1.5, 2.5]" in shown and "stale" not in shown and shown.endswith("<!-- end of claims -->\nend")
     old = project / "figures" / "claims.json"
-    old.write_text(old.read_text().replace(evidence["settings"], "00000000"))  # as before a change of settings
+    old.write_text(old.read_text().replace(found["settings"], "00000000"))  # as before a change of settings
     assert main(["paper", "--workers", "1"]) == 0  # nothing is left to run, and the same is kept
-    assert (project / "README.md").read_text() == readme and json.loads(old.read_text()) == [evidence]
+    assert (project / "README.md").read_text() == readme and json.loads(old.read_text()) == [found]
     assert "1 runs, of which 1 are finished" in capsys.readouterr().out
     assert json.loads((kept / "run.json").read_text()) == about
 
 
 def test_a_table_of_claims_that_do_not_exist_is_refused():
-    with pytest.raises(ValueError, match=r"001\.da, 9 in <!-- claims: 001\.dae 001\.da 9 --> .* no claim"):
-        paper.with_claims("<!-- claims: 001.dae 001.da 9 -->\n<!-- end of claims -->", claims.ledger([FIGURES]))
+    with pytest.raises(ValueError, match=r"001\.da in <!-- claims: 001\.dae 001\.da 9 --> .* no claim"):
+        evidence.with_claims("<!-- claims: 001.dae 001.da 9 -->\n<!-- end of claims -->", claims.ledger([FIGURES]))
 
 
 @pytest.mark.parametrize(
@@ -238,7 +215,7 @@ def test_a_table_of_claims_that_do_not_exist_is_refused():
 )
 def test_marks_that_do_not_fit_are_refused(text):
     with pytest.raises(ValueError, match="expected, in pairs"):
-        paper.with_claims(text, claims.ledger([FIGURES]))
+        evidence.with_claims(text, claims.ledger([FIGURES]))
 
 
 def test_lists_are_made_all_or_none_and_the_notebook_that_stops_them_is_named(project, capsys):
@@ -246,34 +223,35 @@ def test_lists_are_made_all_or_none_and_the_notebook_that_stops_them_is_named(pr
     for content in ("", '{"cells": 3}', "typo"):
         path = project / "notebooks" / "01_mine.ipynb"
         if content == "typo":
-            mark = "<!-- claims: 999 -->\n<!-- end of claims -->"
-            nbformat.write(new_notebook(cells=[new_markdown_cell(mark, id="mark")]), path)
+            tiny.write(path, text="<!-- claims: 999 -->\n<!-- end of claims -->")
         else:
             path.write_text(content)
         assert main(["collect"]) == 1
-        assert "01_mine.ipynb: " in capsys.readouterr().err
+        assert "01_mine.ipynb" in capsys.readouterr().err
         assert (project / "README.md").read_text() == before and not (project / "figures" / "manifest.json").exists()
 
 
 def test_the_estimate_is_what_the_same_run_took(project):
     kept = project / "figures" / "00_tiny-mnist"
     kept.mkdir()
-    (job,) = paper.jobs()
+    (job,) = plan.jobs()
     (kept / "run.json").write_text(json.dumps({"notebook": "00_tiny", "parameters": job.parameters, "seconds": 7200}))
     assert "2.0 h" in paper.estimate([job], workers=2)
-    (job,) = paper.jobs(device="cuda")  # other sizes: what the small ones took says nothing
+    (kept / "run.json").write_text(json.dumps({"notebook": "00_tiny", "parameters": job.parameters, "seconds": "two"}))
+    assert "not timed yet" in paper.estimate([job], workers=2)
+    (job,) = plan.jobs(device="cuda")  # other sizes: what the small ones took says nothing
     assert "not timed yet" in paper.estimate([job], workers=2)
 
 
 def test_what_can_not_be_kept_is_told(project, capsys):
     with pytest.raises(ValueError, match="notebooks: 17_other is not a numbered notebook"):
-        paper.jobs([Path("notebooks/17_other.ipynb")])
+        plan.jobs([Path("notebooks/17_other.ipynb")])
     stray = project / "runs" / "stray"
     stray.mkdir(parents=True)
     (stray / "run.json").write_text(json.dumps({"notebook": "00_tiny", "parameters": {"beta": 9.0}}))
     assert main(["collect", str(stray)]) == 1
     assert "figures/plan.json names no run of 00_tiny with its parameters" in capsys.readouterr().err
-    (job,) = paper.jobs()
+    (job,) = plan.jobs()
     (stray / "run.json").write_text(json.dumps({"notebook": "00_tiny", "parameters": job.parameters}))
     assert main(["collect", str(stray)]) == 1
     assert "there is no 00_tiny.ipynb in it, so the run is not finished" in capsys.readouterr().err
@@ -284,43 +262,52 @@ def test_what_can_not_be_kept_is_told(project, capsys):
     assert main(["collect", str(stray)]) == 1
     assert "a JSON object expected, got list" in capsys.readouterr().err
     assert not (project / "figures" / "00_tiny-mnist").exists()
-    with pytest.raises(ValueError, match="device: cpu or cuda expected, got 'CPU'"):
-        paper.jobs(device="CPU")
-    (project / "figures" / "plan.json").write_text('[{"folder": "x"}]')
+    with pytest.raises(ValueError, match="device: one of cpu, cuda expected, got 'CPU'"):
+        plan.jobs(device="CPU")
+
+
+ODD_PLANS = [{"folder": "x"}, 3, {"folder": "", "notebook": "x"}, {"folder": "../x", "notebook": "x"}]
+ODD_PLANS += [{"folder": "x", "notebook": "x", "needs": needs} for needs in ("mnist", [None])]
+ODD_PLANS += [{"folder": "x", "notebook": "x", "cpu": [1]}]
+
+
+@pytest.mark.parametrize("entry", ODD_PLANS)
+def test_an_odd_plan_is_named(project, entry):
+    path = project / "figures" / "plan.json"
+    path.write_text(json.dumps([entry]))
     with pytest.raises(ValueError, match=r"plan.json: a list of objects, each with cpu, figures"):
-        paper.jobs()
+        plan.jobs()
+    for text, message in (("{", "is damaged"), ("{}", "a JSON list expected, got dict"), ("[" * 10**5, "is damaged")):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=f"plan.json {message}|plan.json is damaged: {message}"):
+            plan.jobs()
 
 
 def test_a_damaged_claims_file_never_replaces_a_good_one(project):
     assert main(["paper", "--workers", "1"]) == 0
-    (job,) = paper.jobs()
+    (job,) = plan.jobs()
     kept = (project / "figures" / "claims.json").read_text()
     (job.folder / "claims.json").write_text("{")
     with pytest.raises(ValueError, match=r"claims.json is damaged"):
-        paper.collect(job.folder)
-    paper.remake()
+        evidence.collect(job.folder)
+    evidence.remake()
     assert (project / "figures" / "claims.json").read_text() == kept
 
 
 def test_what_can_not_be_kept_stops_no_other_run_and_readers_run_last_and_again(project, capsys):
-    plan = json.loads((project / "figures" / "plan.json").read_text())
-    tiny = nbformat.read(project / "notebooks" / "00_tiny.ipynb", as_version=4)
-    tiny.cells[1].source = tiny.cells[1].source.replace("00_tiny", "01_other")
-    nbformat.write(tiny, project / "notebooks" / "01_other.ipynb")
-    tiny.cells[0].source, tiny.cells[1].source = (
-        "folders: list = []  # where",
-        'from pathlib import Path\nprint(Path("../figures/claims.json").read_text().count("effect"))',
-    )
-    nbformat.write(tiny, project / "notebooks" / "09_reader.ipynb")
-    other = {**plan[0], "notebook": "01_other", "folder": "01_other", "figures": {"nosuch": ""}}
-    reader = {**plan[0], "notebook": "09_reader", "folder": "09_reader", "figures": {}, "cpu": {}, "parameters": {}}
-    (project / "figures" / "plan.json").write_text(json.dumps([other, plan[0], reader]))
+    first = json.loads((project / "figures" / "plan.json").read_text())[0]
+    shutil.copy(project / "notebooks" / "00_tiny.ipynb", project / "notebooks" / "01_other.ipynb")
+    counts = 'from pathlib import Path\nprint(Path("../figures/claims.json").read_text().count("effect"))'
+    tiny.write(project / "notebooks" / "09_reader.ipynb", counts, parameters="folders: list = []  # where")
+    other = {**first, "notebook": "01_other", "folder": "01_other", "figures": {"nosuch": ""}}
+    reader = {**first, "notebook": "09_reader", "folder": "09_reader", "figures": {}, "cpu": {}, "parameters": {}}
+    (project / "figures" / "plan.json").write_text(json.dumps([other, first, reader]))
     assert main(["paper", "--workers", "1"]) == 1
     said = capsys.readouterr()
     assert "there is no nosuch.plotly.json" in said.err and "3 runs, 0 finished before" in said.err
     assert "failed: 01_other" in said.out and "finished: 00_tiny" in said.out  # as they end
     assert (project / "figures" / "09_reader" / "printed.txt").read_text() == "1\n"  # after 00_tiny's one cell
-    (project / "figures" / "plan.json").write_text(json.dumps([{**other, "figures": {"curve": ""}}, plan[0], reader]))
+    (project / "figures" / "plan.json").write_text(json.dumps([{**other, "figures": {"curve": ""}}, first, reader]))
     (reading,) = (project / "runs").glob("09_reader*")
     shutil.copytree(reading, reading / claims.UNFINISHED)  # a reader that was stopped while it moved in
     assert main(["paper", "--workers", "1"]) == 0

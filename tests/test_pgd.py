@@ -5,7 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.oracles import seeded
+from tests.oracles import LinearGaussian, seeded
+from vaenb.attacks import encoder, latent
 from vaenb.attacks.pgd import pgd, random_direction
 
 W = torch.tensor([3.0, -4.0, 0.5])
@@ -13,6 +14,14 @@ W = torch.tensor([3.0, -4.0, 0.5])
 
 def linear(x, index):
     return x @ W
+
+
+def waves(x, index):  # many local optima
+    return (3 * x).sin().sum(1)
+
+
+def length(offset, norm):
+    return torch.linalg.vector_norm(offset.flatten(1), ord=2 if norm == "l2" else torch.inf, dim=1)
 
 
 @pytest.mark.parametrize(("norm", "dual"), [("l2", W.norm()), ("linf", W.abs().sum())])
@@ -31,17 +40,37 @@ def test_targeted_minimises():
 
 def test_a_quadratic_is_maximised_along_its_first_eigenvector():
     a = torch.diag(torch.tensor([1.0, 9.0, 4.0]))
-    result = pgd(
-        lambda x, i: (x @ a * x).sum(1), torch.zeros(8, 3), eps=2.0, alpha=2.0, steps=50, restarts=4, generator=seeded()
-    )
+
+    def form(x, i):
+        return (x @ a * x).sum(1)
+
+    result = pgd(form, torch.zeros(8, 3), eps=2.0, alpha=2.0, steps=50, restarts=4, generator=seeded())
     torch.testing.assert_close(result.loss, torch.full((8,), 36.0), rtol=1e-3, atol=0)
 
 
 def test_from_the_clean_point_a_distance_has_no_gradient_and_random_start_leaves_it():
-    distance = lambda x, i: (x**2).sum(1)  # noqa: E731
+    def distance(x, i):
+        return (x**2).sum(1)
+
     x = torch.zeros(3, 3)
-    assert (pgd(distance, x, eps=1.0, random_start=False).loss == 0).all()
+    with pytest.warns(UserWarning, match=r"3 of 3 inputs \(100%\) had no gradient .* a random start"):
+        assert (pgd(distance, x, eps=1.0, random_start=False).loss == 0).all()
     torch.testing.assert_close(pgd(distance, x, eps=1.0, generator=seeded()).loss, torch.ones(3), rtol=1e-4, atol=0)
+
+
+def test_only_rows_without_a_gradient_at_any_step_of_any_restart_are_stuck():
+    def step(x, index):
+        everywhere = torch.tensor([True, False, False, True])[index]
+        on_one_side = (index == 1) & (x[:, 0] > 0)
+        return (everywhere | on_one_side) * x.sum(1)
+
+    x = torch.zeros(4, 2)
+    eps = torch.tensor([1.0, 1.0, 1.0, 0.0])
+    with pytest.warns(UserWarning, match=r"1 of 4 inputs \(25%\) had no gradient .*only look robust") as said:
+        result = pgd(step, x, eps=eps, restarts=6, generator=seeded(), chunk=3)
+    assert result.stuck.tolist() == [False, False, True, False]
+    assert len(said) == 1
+    assert not random_direction(step, x, eps=eps).stuck.any()
 
 
 @given(
@@ -56,30 +85,29 @@ def test_the_ball_and_the_box_are_never_left(norm, eps, clip, steps, seed):
     x = torch.rand(5, 1, 3, 3, generator=seeded(seed))
     eps = torch.tensor(eps)
     weights = torch.randn(9, generator=seeded(seed + 1))
-    for attack in (pgd, random_direction):
-        extra = {"steps": steps, "alpha": 5.0} if attack is pgd else {}
-        result = attack(
-            lambda x, i: x.flatten(1) @ weights,
-            x,
-            eps=eps,
-            norm=norm,
-            clip=(0.0, 1.0) if clip else None,
-            restarts=2,
-            generator=seeded(seed),
-            **extra,
-        )
-        offset = (result.adversarial - x).flatten(1)
-        length = offset.norm(dim=1) if norm == "l2" else offset.abs().amax(1)
-        assert (length <= eps * (1 + 1e-5) + 1e-6).all()
+
+    def loss(x, i):
+        return x.flatten(1) @ weights
+
+    ball = {"eps": eps, "norm": norm, "clip": (0.0, 1.0) if clip else None}
+    ball |= {"restarts": 2, "generator": seeded(seed)}
+    attacked = pgd(loss, x, steps=steps, alpha=5.0, **ball)
+    for result in (attacked, random_direction(loss, x, **ball)):
+        assert (length(result.adversarial - x, norm) <= eps * (1 + 1e-5) + 1e-6).all()
         assert torch.equal(result.adversarial[eps == 0], x[eps == 0])
         if clip:
-            assert result.adversarial.min() >= 0 and result.adversarial.max() <= 1
+            assert result.adversarial.min() >= 0
+            assert result.adversarial.max() <= 1
 
 
 @pytest.mark.parametrize("norm", ["l2", "linf"])
 def test_random_directions_have_exactly_the_radius_and_lose_to_the_attack(norm):
-    x, eps = torch.randn(5, 8, generator=seeded()), torch.tensor([0.1, 0.5, 1.0, 2.0, 3.0])
-    loss = lambda x, i: (x @ torch.arange(-3.5, 4)).exp()  # noqa: E731
+    x = torch.randn(5, 8, generator=seeded())
+    eps = torch.tensor([0.1, 0.5, 1.0, 2.0, 3.0])
+
+    def loss(x, i):
+        return (x @ torch.arange(-3.5, 4)).exp()
+
     noise = random_direction(loss, x, eps=eps, norm=norm, restarts=5, generator=seeded())
     offset = noise.adversarial - x
     torch.testing.assert_close(offset.norm(dim=1) if norm == "l2" else offset.abs().amin(1), eps)
@@ -89,17 +117,19 @@ def test_random_directions_have_exactly_the_radius_and_lose_to_the_attack(norm):
 
 @pytest.mark.parametrize("targeted", [False, True])
 def test_the_best_restart_is_kept_for_each_sample(targeted):
-    loss = lambda x, i: (3 * x).sin().sum(1)  # noqa: E731  (many local optima)
-    result = pgd(loss, torch.zeros(7, 4), eps=3.0, steps=3, restarts=6, targeted=targeted, generator=seeded())
+    result = pgd(waves, torch.zeros(7, 4), eps=3.0, steps=3, restarts=6, targeted=targeted, generator=seeded())
     assert result.restart_losses.shape == (6, 7)
     best = result.restart_losses.amin(0) if targeted else result.restart_losses.amax(0)
     assert torch.equal(result.loss, best)
-    torch.testing.assert_close(loss(result.adversarial, None), best)
-    assert (result.restart_losses.std(0) > 0).all() and torch.equal(result.mean_loss, result.restart_losses.mean(0))
+    torch.testing.assert_close(waves(result.adversarial, None), best)
+    assert (result.restart_losses.std(0) > 0).all()
+    assert torch.equal(result.mean_loss, result.restart_losses.mean(0))
 
 
 def test_one_batch_of_radii_is_many_single_attacks():
-    loss = lambda x, i: (x**3).sum(1)  # noqa: E731
+    def loss(x, i):
+        return (x**3).sum(1)
+
     x = torch.randn(6, 4, generator=seeded())
     eps = torch.linspace(0.1, 2, 6)
     batch = pgd(loss, x, eps=eps, random_start=False)
@@ -112,10 +142,17 @@ def test_one_batch_of_radii_is_many_single_attacks():
 def test_chunks_change_nothing_and_index_names_the_input(chunk):
     x = torch.randn(5, 4, generator=seeded())
     goal = torch.randn(5, 4, generator=seeded(1))
-    loss = lambda x, i: -((x - goal[i]) ** 2).sum(1)  # noqa: E731
+
+    def loss(x, i):
+        return -((x - goal[i]) ** 2).sum(1)
+
     sizes = []
     whole = pgd(loss, x, eps=0.5, restarts=3, generator=seeded())
-    counted = lambda x, i: (sizes.append(len(x)), loss(x, i))[1]  # noqa: E731
+
+    def counted(x, i):
+        sizes.append(len(x))
+        return loss(x, i)
+
     parts = pgd(counted, x, eps=0.5, restarts=3, generator=seeded(), chunk=chunk)
     assert max(sizes) == min(chunk, 15)
     torch.testing.assert_close(parts.adversarial, whole.adversarial)
@@ -140,21 +177,26 @@ def test_gradients_being_off_or_on_outside_changes_nothing():
     with torch.no_grad():
         off = pgd(linear, x, eps=1.0, generator=seeded())
     on = pgd(linear, x.clone().requires_grad_(), eps=1.0, generator=seeded())
-    assert torch.equal(off.adversarial, on.adversarial) and not on.adversarial.requires_grad
+    assert torch.equal(off.adversarial, on.adversarial)
+    assert not on.adversarial.requires_grad
 
 
 def test_seeds_reproduce():
-    loss = lambda x, i: (3 * x).sin().sum(1)  # noqa: E731
-    one, same, other = (
-        pgd(loss, torch.zeros(3, 4), eps=1.0, restarts=2, generator=seeded(s)).adversarial for s in (0, 0, 1)
-    )
+    def run(seed):
+        return pgd(waves, torch.zeros(3, 4), eps=1.0, restarts=2, generator=seeded(seed)).adversarial
+
+    one, same, other = run(0), run(0), run(1)
     assert torch.equal(one, same) and not torch.equal(one, other)
 
 
 def test_the_start_is_uniform_in_the_ball():
-    flat = lambda x, i: 0 * x.sum(1)  # noqa: E731  (no gradient: the start is the result)
+    def flat(x, i):  # no gradient: the start is the result
+        return 0 * x.sum(1)
+
     x = torch.zeros(20_000, 3)
-    radius = pgd(flat, x, eps=2.0, steps=1, generator=seeded(), chunk=20_000).adversarial.norm(dim=1) / 2
+    with pytest.warns(UserWarning, match="100%"):
+        start = pgd(flat, x, eps=2.0, steps=1, generator=seeded(), chunk=20_000).adversarial
+    radius = start.norm(dim=1) / 2
     quantiles = torch.tensor([0.1, 0.25, 0.5, 0.75, 0.9])
     torch.testing.assert_close(radius.quantile(quantiles), quantiles ** (1 / 3), atol=0.01, rtol=0)
 
@@ -166,68 +208,75 @@ def test_a_tiny_gradient_still_has_a_direction():
 
 def test_the_raw_gradient_is_gradient_ascent():
     x = torch.randn(4, 3, generator=seeded())
-    ours = pgd(lambda x, i: (x**2).sum(1), x, eps=100.0, alpha=0.1, steps=3, direction="gradient", random_start=False)
+    ascent = {"eps": 100.0, "alpha": 0.1, "steps": 3, "direction": "gradient", "random_start": False}
+    ours = pgd(lambda x, i: (x**2).sum(1), x, **ascent)
     torch.testing.assert_close(ours.adversarial, x * 1.2**3)  # x + 0.1·2x, three times
-    down = pgd(linear, x, eps=100.0, alpha=0.1, steps=3, direction="gradient", random_start=False, targeted=True)
+    down = pgd(linear, x, targeted=True, **ascent)
     torch.testing.assert_close(down.adversarial, x - 0.3 * W)
 
 
 @pytest.mark.parametrize("norm", ["l2", "linf"])
 def test_a_normal_start_is_in_the_box_and_comes_to_the_ball_with_the_first_step(norm):
     x, seen = torch.full((2000, 4), 0.3), []
-    flat = lambda x, i: (seen.append(x.detach().clone()), 0 * x.sum(1))[1]  # noqa: E731
-    result = pgd(
-        flat,
-        x,
-        eps=0.1,
-        alpha=1.0,
-        steps=1,
-        norm=norm,
-        clip=(0.0, 1.0),
-        random_start=0.2,
-        generator=seeded(),
-        chunk=2000,
-    )
+
+    def flat(x, index):
+        seen.append(x.detach().clone())
+        return 0 * x.sum(1)
+
+    search = {"alpha": 1.0, "steps": 1, "norm": norm, "random_start": 0.2, "generator": seeded(), "chunk": 2000}
+    with pytest.warns(UserWarning, match="100%"):
+        result = pgd(flat, x, eps=0.1, clip=(0.0, 1.0), **search)
     torch.testing.assert_close(seen[0], (0.3 + 0.2 * torch.randn(2000, 4, generator=seeded())).clamp(0, 1))
-    offset = result.adversarial - x
-    length = offset.norm(dim=1) if norm == "l2" else offset.abs().amax(1)
-    assert (length <= 0.1 + 1e-6).all() and (length > 0.099).float().mean() > 0.9
+    moved = length(result.adversarial - x, norm)
+    assert (moved <= 0.1 + 1e-6).all()
+    assert (moved > 0.099).float().mean() > 0.9
 
 
 @pytest.mark.parametrize(
-    ("argument", "value", "says"),
+    ("wrong", "says"),
     [
-        ("eps", -0.1, "eps: finite and ≥ 0 expected, got -0.1"),
-        ("eps", float("nan"), "eps: finite"),
-        ("eps", torch.ones(3), r"eps: a number or a tensor \(2,\)"),
-        ("alpha", -1.0, "alpha: finite and ≥ 0"),
-        ("restarts", 0, "restarts: a whole number ≥ 1 expected, got 0"),
-        ("steps", 0, "steps: a whole number ≥ 1"),
-        ("steps", 2.5, "steps: a whole number"),
-        ("chunk", 0, "chunk"),
-        ("norm", "l1", "norm: l2 or linf expected, got 'l1'"),
-        ("direction", "sign", "direction: steepest or gradient expected, got 'sign'"),
-        ("direction", "gradient", "alpha: a learning rate expected with direction='gradient'"),
-        ("random_start", -0.2, "random_start: True, False or a standard deviation like 0.2 expected, got -0.2"),
-        ("random_start", 1, "random_start: True, False or a standard deviation like 0.2 expected, got 1"),
-        ("clip", (0.0, 0.5), r"x: values in clip=\(0.0, 0.5\) expected"),
-        ("x", torch.rand(0, 3), "x: a non-empty float tensor"),
-        ("x", torch.zeros(2, 3, dtype=torch.long), "x: a non-empty float tensor"),
-        ("x", torch.full((2, 3), torch.nan), "x: NaN"),
-        ("loss_fn", lambda x, i: x.sum(), r"loss_fn: one loss for each input, \(2,\), expected, got \(\)"),
-        ("loss_fn", lambda x, i: x.sum(1) * torch.nan, r"loss_fn: NaN or infinite loss for input\(s\) \[0, 1\] of 2"),
+        ({"eps": -0.1}, "eps: finite and ≥ 0 expected, got -0.1"),
+        ({"eps": float("nan")}, "eps: finite"),
+        ({"eps": torch.ones(3)}, r"eps: a number or a tensor \(2,\) expected, got shape \(3,\)"),
+        ({"eps": None}, r"eps: a number or a tensor \(2,\) expected, got None"),
+        ({"eps": "much"}, r"eps: a number or a tensor \(2,\) expected, got 'much'"),
+        ({"alpha": -1.0}, "alpha: finite and ≥ 0"),
+        ({"restarts": 0}, "restarts: a whole number ≥ 1 expected, got 0"),
+        ({"steps": 2.5}, "steps: a whole number ≥ 1 expected, got 2.5"),
+        ({"norm": "l1"}, "norm: one of l2, linf expected, got 'l1'"),
+        ({"direction": "sign"}, "direction: one of steepest, gradient expected, got 'sign'"),
+        ({"direction": "gradient"}, "alpha: a learning rate expected with direction='gradient'"),
+        ({"random_start": -0.2}, "random_start: True, False or a standard deviation like 0.2 expected, got -0.2"),
+        ({"random_start": 1}, "random_start: True, False or a standard deviation like 0.2 expected, got 1"),
+        ({"restarts": 3, "random_start": False}, "restarts: 3 runs from one start are one run"),
+        ({"restarts": 3, "random_start": 0.0}, "restarts: 3 runs from one start are one run"),
+        ({"clip": (0.0, 0.5)}, r"x: values in clip=\(0.0, 0.5\) expected, got 1 to 1"),
+        ({"clip": (1, 0)}, "clip: None or"),
+        ({"x": torch.rand(0, 3)}, "x: the batch is empty"),
+        ({"x": torch.full((2, 3), torch.nan)}, "x: NaN"),
+        ({"loss_fn": lambda x, i: x.sum()}, r"loss_fn: one loss for each input, \(2,\), expected, got \(\)"),
+        ({"loss_fn": lambda x, i: x.sum(1) * torch.nan}, r"NaN or infinite loss for input\(s\) \[0, 1\] of 2"),
+        ({"loss_fn": lambda x, i: x.detach().sum(1)}, "loss_fn: its value does not depend on x' differentiably"),
     ],
 )
-def test_bad_arguments_are_refused(argument, value, says):
-    arguments = {"loss_fn": linear, "x": torch.ones(2, 3), "eps": 1.0, argument: value}
+def test_bad_arguments_are_refused(wrong, says):
+    arguments = {"loss_fn": linear, "x": torch.ones(2, 3), "eps": 1.0} | wrong
     with pytest.raises(ValueError, match=says):
-        pgd(arguments.pop("loss_fn"), arguments.pop("x"), **arguments)
+        pgd(**arguments)
 
 
-@pytest.mark.parametrize("start", [False, 0.0])
-def test_equal_starts_are_not_restarts(start):
-    with pytest.raises(ValueError, match="restarts: 3 runs from the same start"):
-        pgd(linear, torch.ones(2, 3), eps=1.0, restarts=3, random_start=start)
+@pytest.mark.parametrize(
+    ("attack", "given"),
+    [
+        (pgd, (linear, torch.zeros(1, 3))),
+        (random_direction, (linear, torch.zeros(1, 3))),
+        (latent.attack, (LinearGaussian(), torch.zeros(1, 3))),
+        (encoder.random_direction, (LinearGaussian(), torch.zeros(1, 1, 4, 4))),
+    ],
+)
+def test_a_misspelt_keyword_is_named(attack, given):
+    with pytest.raises(TypeError, match="unexpected keyword argument 'restart'"):
+        attack(*given, eps=1.0, restart=2)
 
 
 @pytest.mark.parametrize("norm", ["l2", "linf"])
@@ -237,18 +286,3 @@ def test_an_input_without_a_gradient_is_named_and_never_counts_as_robust(norm):
 
     with pytest.raises(ValueError, match=r"loss_fn: NaN gradient for input\(s\) \[1\] of 3"):
         pgd(loss, torch.ones(3, 2), eps=0.1, norm=norm)
-
-
-def test_what_has_no_gradient_at_all_is_told():
-    x = torch.ones(3, 2)
-    with pytest.raises(ValueError, match="loss_fn: its value does not depend on x' differentiably"):
-        pgd(lambda x, index: x.detach().sum(1), x, eps=0.1)
-    with torch.inference_mode(), pytest.raises(RuntimeError, match="inference_mode"):
-        pgd(lambda x, index: x.sum(1), x, eps=0.1)
-    with torch.no_grad():
-        assert (pgd(lambda x, index: x.sum(1), x, eps=0.1).loss > 2).all()
-    for eps in (None, "much"):
-        with pytest.raises(ValueError, match=r"eps: a number or a tensor \(3,\) expected"):
-            pgd(lambda x, index: x.sum(1), x, eps=eps)
-    with pytest.raises(ValueError, match="clip: None or"):
-        pgd(lambda x, index: x.sum(1), x, eps=0.1, clip=(1, 0))

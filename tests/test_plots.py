@@ -2,9 +2,10 @@
 
 import io
 import json
+import subprocess
+import sys
 
 import numpy as np
-import plotly.io as pio
 import pytest
 import torch
 from PIL import Image
@@ -110,13 +111,10 @@ def test_several_curves_have_a_legend_of_their_names_and_one_has_none():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"places": []}, "places: different numbers, one or more"),
+        ({"places": [], "curves": {}, "rows": []}, "as many of each, one or more, expected"),
         ({"places": [1, 2, 2, 3]}, "places: different numbers"),
-        ({"curves": {}}, "curves: one or more"),
-        ({"curves": {"a": torch.zeros(3)}}, "curves: .* for each of 4 places"),
-        ({"rows": slider_input(3)[2]}, "rows: 4 expected, .* got 3"),
-        ({"rows": [{}] * 4}, "rows: 4 expected, .* with the same labels"),
-        ({"rows": [*slider_input(3)[2], {"noisy": torch.zeros(3, 1, 8, 8)}]}, "rows: .* with the same labels"),
+        ({"curves": {"a": torch.zeros(3)}}, r"curves: as many of each, .* got \[4, 4, 3\]"),
+        ({"rows": slider_input(3)[2]}, r"rows, curves: as many of each, .* got \[4, 3"),
         ({"rows": [{"a": torch.zeros(k, 1, 8, 8)} for k in (1, 2, 2, 2)]}, "rows: images of one shape"),
     ],
 )
@@ -131,8 +129,10 @@ def test_a_rounding_difference_does_not_change_a_figure():
     assert plots.dd_curves({"a": curve}).to_json() == plots.dd_curves({"a": noisy}).to_json()
 
 
-def test_save_writes_the_figure_and_its_picture(tmp_path):
-    fig = plots.save(plots.bars({"β = 1": torch.tensor([3.0, 1.0])}, x="dimension", y="KL (nats)"), tmp_path, "bars")
+def test_save_writes_the_figure_its_table_and_its_picture(tmp_path):
+    bars = plots.bars({"β = 1": torch.tensor([3.0, 1.0])}, x="dimension", y="KL (nats)")
+    fig = plots.save(bars, tmp_path, "bars", table=[{"dimension": 1, "nats": 3.0}, {"dimension": 2}])
+    assert (tmp_path / "bars.csv").read_text() == "dimension,nats\n1,3.0\n2,\n"
     assert json.loads((tmp_path / "bars.plotly.json").read_text())["layout"]["yaxis"]["title"]["text"] == "KL (nats)"
     assert fig.data[0].y == (3.0, 1.0) and not list(tmp_path.glob("*.part"))
     if plots.chrome():
@@ -150,7 +150,9 @@ def explorer():
     models = {beta: vae(image_shape=(1, 8, 8), latent_dim=2, net="mlp", beta=beta).eval() for beta in (1.0, 4.0)}
     x = torch.rand(4, 1, 8, 8, generator=seeded())
     curves = {(beta, t): some_curve(2 * beta + k) for beta in models for k, t in enumerate(("away", "black"))}
-    return LatentAttackExplorer(models, curves, x)
+    explorer = LatentAttackExplorer(models, curves, x)
+    explorer.eps.value = 1
+    return explorer
 
 
 def test_the_explorer_shows_what_its_sliders_say(explorer):
@@ -164,20 +166,25 @@ def test_the_explorer_shows_what_its_sliders_say(explorer):
     assert f"LPIPS <b>{curve.values['LPIPS'][1, 2]:.3f}</b>" in explorer.numbers.value
 
 
-@pytest.mark.parametrize(("slider", "value"), [("eps", 2), ("target", "black"), ("model", 4.0), ("image", 3)])
-def test_every_slider_changes_picture_numbers_and_curve(explorer, slider, value):
-    explorer.eps.value = 1
-    before = explorer.picture.value, explorer.numbers.value, explorer.curve.value
-    getattr(explorer, slider).value = value
-    after = explorer.picture.value, explorer.numbers.value, explorer.curve.value
-    assert all(a != b for a, b in zip(before, after, strict=True))
+def state(explorer):
+    return explorer.picture.value, explorer.numbers.value, explorer.curve.value
 
 
-def test_an_explorer_of_mismatched_curves_is_refused(explorer):
-    with pytest.raises(ValueError, match="one for each"):
-        LatentAttackExplorer(explorer.models, {(1.0, "away"): some_curve()}, explorer.x)
-    with pytest.raises(ValueError, match="the same radii, and 3 images"):
-        LatentAttackExplorer(explorer.models, explorer.curves, explorer.x[:3])
+SLIDERS = {
+    "explorer": {"eps": 2, "target": "black", "model": 4.0, "image": 3},
+    "repairs": {"delta": 0.1, "transitions": 6, "beta": 4.0, "image": 1},
+    "penalised": {"penalty": 2, "beta": 4.0, "layers": "z1", "image": 1},
+}
+
+
+@pytest.mark.parametrize("name", SLIDERS)
+def test_every_slider_changes_picture_numbers_and_curve(request, name):
+    explorer = request.getfixturevalue(name)
+    for slider, value in SLIDERS[name].items():
+        before, start = state(explorer), getattr(explorer, slider).value
+        getattr(explorer, slider).value = value
+        assert all(a != b for a, b in zip(before, state(explorer), strict=True)), slider
+        getattr(explorer, slider).value = start
 
 
 def test_an_explorer_of_one_target_has_no_slider_for_it(explorer):
@@ -212,40 +219,24 @@ def repairs():
     torch.manual_seed(0)
     models = {beta: vae(image_shape=(1, 8, 8), latent_dim=3, net="mlp", beta=beta).eval() for beta in (1.0, 4.0)}
     x = torch.rand(3, 1, 8, 8, generator=seeded())
-    attacked = {
-        (b, d): (x + d * torch.rand(x.shape, generator=seeded(1))).clamp(0, 1) for b in models for d in (0.1, 0.3)
-    }
+    noise = torch.rand(x.shape, generator=seeded(1))
+    attacked = {(beta, d): (x + d * noise).clamp(0, 1) for beta in models for d in (0.1, 0.3)}
     short = {"warmup": 4, "num_samples": 3, "leapfrog_steps": 2, "generator": seeded(2)}
     chains = {at: repair(models[at[0]], images, **short) for at, images in attacked.items()}
     return RepairExplorer(models, attacked, chains, x)
 
 
 def test_the_repair_explorer_shows_what_its_sliders_say(repairs):
-    repairs.beta.value, repairs.delta.value, repairs.image.value, repairs.transitions.value = 4.0, 0.1, 2, 5
+    repairs.beta.value, repairs.delta.value = 4.0, 0.1
+    repairs.image.value, repairs.transitions.value = 2, 5
     model, path = repairs.models[4.0], repairs.chains[4.0, 0.1].path[2]
-    assert repairs.transitions.max == 7 and len(path) == 8
+    assert len(repairs.transitions.options) == len(path) == 8
     clean = model.posterior(repairs.x[2:3]).mean
     decoded = model.decode(torch.cat([clean, path[:1], path[5:6]])).detach()
     row = [repairs.x[2], decoded[0], repairs.attacked[4.0, 0.1][2], decoded[1], decoded[2]]
     assert repairs.picture.value == plots.tile([torch.stack(row)], zoom=12)
     error = ((decoded[2] - decoded[0]) ** 2).mean().item()
     assert f"after 5 transitions (10 gradients) <b>{error:.4f}</b>" in repairs.numbers.value
-
-
-@pytest.mark.parametrize(("slider", "value"), [("delta", 0.1), ("transitions", 6), ("beta", 4.0), ("image", 1)])
-def test_every_repair_slider_changes_picture_numbers_and_path(repairs, slider, value):
-    before = repairs.picture.value, repairs.numbers.value, repairs.curve.value
-    getattr(repairs, slider).value = value
-    after = repairs.picture.value, repairs.numbers.value, repairs.curve.value
-    assert all(a != b for a, b in zip(before, after, strict=True))
-
-
-def test_a_repair_explorer_of_mismatched_results_is_refused(repairs):
-    models, attacked, chains, x = repairs.models, repairs.attacked, repairs.chains, repairs.x
-    with pytest.raises(ValueError, match="attacked: one for each"):
-        RepairExplorer(models, {(1.0, 0.1): attacked[1.0, 0.1]}, chains, x)
-    with pytest.raises(ValueError, match="chains: of 2 images"):
-        RepairExplorer(models, attacked, chains, x[:2])
 
 
 @pytest.fixture
@@ -258,7 +249,7 @@ def penalised():
     given = {"penalties": torch.tensor([0.0, 0.01, 100.0]), "steps": 20}
     names = {"all": [1, 2], "z1": [1]}
     paths = {
-        (beta, name): penalized.attack(m, x, target, objective=encoder.of_layers("kl_reverse", which), **given)
+        (beta, name): penalized.attack(m, x, target, divergence=encoder.of_layers("kl_reverse", which), **given)
         for beta, m in models.items()
         for name, which in names.items()
     }
@@ -268,7 +259,8 @@ def penalised():
 
 
 def test_the_penalty_explorer_shows_what_its_sliders_say(penalised):
-    penalised.penalty.value, penalised.beta.value, penalised.layers.value, penalised.image.value = 1, 4.0, "z1", 2
+    penalised.penalty.value, penalised.image.value = 1, 2
+    penalised.beta.value, penalised.layers.value = 4.0, "z1"
     path, model = penalised.paths[4.0, "z1"], penalised.models[4.0]
     hit, x, target = path.adversarial[1, 2:3], penalised.x[2:3], penalised.target[2:3]
     three = torch.cat([x, target, hit])
@@ -279,20 +271,15 @@ def test_the_penalty_explorer_shows_what_its_sliders_say(penalised):
     assert [option[0] for option in penalised.penalty.options] == ["1e+02", "0.01", "0"]
 
 
-@pytest.mark.parametrize(("slider", "value"), [("penalty", 2), ("beta", 4.0), ("layers", "z1"), ("image", 1)])
-def test_every_penalty_slider_changes_picture_numbers_and_curve(penalised, slider, value):
-    before = penalised.picture.value, penalised.numbers.value, penalised.curve.value
-    getattr(penalised, slider).value = value
-    after = penalised.picture.value, penalised.numbers.value, penalised.curve.value
-    assert all(a != b for a, b in zip(before, after, strict=True))
-
-
-def test_a_penalty_explorer_of_mismatched_results_is_refused(penalised):
-    models, paths, x, target = penalised.models, penalised.paths, penalised.x, penalised.target
-    with pytest.raises(ValueError, match="paths: one for each"):
-        PenaltyExplorer(models, {(1.0, "all"): paths[1.0, "all"]}, x, target)
-    with pytest.raises(ValueError, match="and 2 images as in x"):
-        PenaltyExplorer(models, paths, x[:2], target[:2])
+def test_explorers_of_results_that_do_not_fit_are_refused(explorer, repairs, penalised):
+    with pytest.raises(ValueError, match=r"curves: one for each \(model, target\) of models \[1.0, 4.0\] expected"):
+        LatentAttackExplorer(explorer.models, {(1.0, "away"): some_curve()}, explorer.x)
+    with pytest.raises(ValueError, match="curves: the same radii from 0, SSIM and 3 images"):
+        LatentAttackExplorer(explorer.models, explorer.curves, explorer.x[:3])
+    with pytest.raises(ValueError, match="chains: of 2 images"):
+        RepairExplorer(repairs.models, repairs.attacked, repairs.chains, repairs.x[:2])
+    with pytest.raises(ValueError, match="paths: .* and 2 images as in x"):
+        PenaltyExplorer(penalised.models, penalised.paths, penalised.x[:2], penalised.target[:2])
 
 
 def test_lines_draw_means_bars_and_pairs():
@@ -317,47 +304,52 @@ def test_a_chains_path_lies_on_its_slice():
     assert clean.name == "clean" and fig.layout.xaxis.title.text and fig.layout.yaxis.title.text
 
 
-# --- the numbers of a figure
+# --- tables
 
 
-def test_the_numbers_of_a_curve_are_its_points_and_the_ends_of_its_band():
-    values = torch.tensor([[0.0, 1.0], [2.0, 4.0]])
-    curve = DDCurve(torch.tensor([0.0, 1.5]), {"MSE": values}, torch.zeros(2, 2, 3))
-    drawn, control = plots.numbers(plots.dd_curves({"a": curve}, controls={"a": curve}))[1:3]
-    half = 2 * 2**0.5 / 2**0.5  # two standard errors of 2 and 4
-    assert drawn == {"panel": "MSE", "series": "a", "x": 1.5, "y": 3.0, "low": 3 - half, "high": 3 + half}
-    assert control == {"panel": "MSE", "series": "a, random", "x": 0.0, "y": 0.5}
+def test_the_rows_of_series_are_what_lines_draw():
+    places, values = torch.tensor([0.1, 2.0]), torch.tensor([[0.0, 1.0], [1.0, 4.0]])
+    given = {"many": (places, values), "one": (places, values[:, :1]), "means": (places[:1], values[0, 1:])}
+    assert plots.tables.series(given) == [
+        {"name": "many", "place": 0.1, "mean": 0.5, "standard error": 0.5, "n": 2},
+        {"name": "many", "place": 2.0, "mean": 2.5, "standard error": 1.5, "n": 2},
+        {"name": "one", "place": 0.1, "mean": 0.0},
+        {"name": "one", "place": 2.0, "mean": 1.0},
+        {"name": "means", "place": 0.1, "mean": 1.0},
+    ]
+    many, one, means = plots.lines(given).data
+    assert many.y == (0.5, 2.5) and many.error_y.array == (1.0, 3.0)
+    assert one.y == (0.0, 1.0) and one.error_y.array is None and means.y == (1.0,)
 
 
-def test_the_numbers_of_estimates_stand_by_the_names_of_their_rows():
-    groups = {"g": {"one": Estimate(1, 0.5, 2), "two": Estimate(2, 1.5, 2.5)}, "h": {"two": Estimate(3, 2, 4)}}
-    rows = plots.numbers(plots.intervals(groups))
-    assert [(r["series"], r["y"], r["x"], r["low"], r["high"]) for r in rows] == [
-        ("g", "one", 1.0, 0.5, 2.0),
-        ("g", "two", 2.0, 1.5, 2.5),
-        ("h", "two", 3.0, 2.0, 4.0),
+def test_the_rows_of_curves_name_their_metric_and_their_control():
+    rows = plots.tables.curves({"a": some_curve()}, {"a": some_curve(1)})
+    assert len(rows) == 2 * 2 * 3
+    wanted = {"metric": "LPIPS", "name": "a, random", "place": 2.0, "n": 4}
+    assert wanted.items() <= rows[-1].items()
+    assert rows[-1]["mean"] == pytest.approx(some_curve(1).values["LPIPS"][2].mean().item(), rel=1e-5)
+
+
+def test_the_rows_of_estimates_have_a_reason_where_there_is_none():
+    groups = {"g": {"one": Estimate(1, 0.5, 2, n=9)}, "h": {"one": "not defined: a point"}}
+    assert plots.tables.estimates(groups) == [
+        {"group": "g", "row": "one", "effect": 1.0, "low": 0.5, "high": 2.0, "n": 9},
+        {"group": "h", "row": "one", "missing": "not defined: a point"},
     ]
 
 
-def test_the_numbers_of_lines_stand_where_they_belong_and_not_where_their_bars_can_be_told_apart():
-    places, values = torch.tensor([1.0, 2.0]), torch.rand(2, 4, generator=seeded())
-    fig = plots.lines({"a": (places, values), "b": (places, values)})
-    assert fig.data[0].x[0] < 1 < fig.data[1].x[0]
-    assert [r["x"] for r in plots.numbers(fig)] == [1.0, 2.0, 1.0, 2.0]
+def test_the_rows_of_groups_are_their_quantiles():
+    (row,) = plots.tables.quantiles({"a": torch.arange(101)})
+    assert row == {"name": "a", "n": 101, "1%": 1, "5%": 5, "25%": 25, "50%": 50, "75%": 75, "95%": 95, "99%": 99}
 
 
-def test_a_line_of_one_training_has_no_bars_and_its_numbers_are_read_back():
-    values = torch.rand(2, 1, generator=seeded())
-    fig = plots.lines({"a": (torch.tensor([1.0, 2.0]), values)})
-    live, read = plots.numbers(fig), plots.numbers(pio.from_json(fig.to_json()))
-    assert read == live and [r["y"] for r in read] == pytest.approx(values.flatten().tolist(), rel=1e-5)
-    assert fig.data[0].error_y.array is None
-
-
-def test_bars_have_numbers_and_pictures_have_none():
-    bars = plots.numbers(plots.bars({"z": torch.tensor([1.0, 2.0])}))
-    assert [(r["x"], r["y"]) for r in bars] == [(1, 1.0), (2, 2.0)]
-    assert plots.numbers(plots.images({"r": torch.rand(2, 1, 8, 8)})) == []
+def test_plots_cost_no_more_than_plotly_and_torch():
+    code = "import sys, vaenb.plots; print(*sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(run.stdout.split())
+    heavy = {"scipy", "sklearn", "torchmetrics", "torchvision", "kaleido"}
+    heavy |= {f"vaenb.{room}" for room in ("audit", "metrics", "models", "attacks")}
+    assert "plotly" in loaded and not loaded & heavy
 
 
 # --- the ledger
@@ -365,12 +357,18 @@ def test_bars_have_numbers_and_pictures_have_none():
 
 @pytest.fixture
 def rows(tmp_path):
-    about = {"profile": "paper", "data": {}, "settings": {}}
-    run = claims.start_run("01_probe", **about, seeds=[0, 1, 2], folder=tmp_path / "three")
-    run.record("000.consistency.fgsm", {"a": Estimate(0.3, 0.2, 0.4), "b": Estimate(0.1, 0.05, 0.9)}, data="mnist")
-    run.record("000.consistency.order", {"a": Estimate(-0.3, -0.4, -0.2)}, data="mnist")
+    paper = {"profile": "paper"}
+    run = claims.start_run("01_probe", paper, data={}, seeds=[0, 1, 2], folder=tmp_path / "three")
+    each = {"a": [0.3] * 3, "b": [0.1] * 3}  # every training agrees
+    run.record(
+        "000.consistency.fgsm",
+        {"a": Estimate(0.3, 0.2, 0.4), "b": Estimate(0.1, 0.05, 0.9)},
+        data="mnist",
+        per_seed=each,
+    )
+    run.record("000.consistency.order", {"a": Estimate(-0.3, -0.4, -0.2)}, data="mnist", per_seed={"a": [-0.3] * 3})
     run.record("000.calibration.weak", {"a": Estimate(0.05, 0.0, 0.2)}, data="digits")
-    one = claims.start_run("01_probe", **about, seeds=[0], folder=tmp_path / "one")
+    one = claims.start_run("01_probe", paper, data={}, seeds=[0], folder=tmp_path / "one")
     one.record("001.black-target", {"a": Estimate(0.3, 0.2, 0.4)}, data="mnist")
     return claims.ledger([tmp_path])
 

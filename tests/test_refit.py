@@ -32,9 +32,18 @@ def test_the_encoder_learns_the_samples_distribution_and_the_decoder_stays(model
 
 
 def test_the_same_seed_gives_the_same_encoder(model):
-    x, samples = torch.rand(16, 1, 8, 8, generator=seeded()), torch.randn(16, 3, 2, generator=seeded())
+    x = torch.rand(16, 1, 8, 8, generator=seeded())
+    samples = torch.randn(16, 3, 2, generator=seeded())
     first, second = (refit_encoder(model, x, samples, epochs=2, seed=5, progress=False)[0] for _ in range(2))
     assert torch.equal(first.posterior(x).mean, second.posterior(x).mean)
+
+
+def test_the_loss_is_the_samples_log_density_at_the_images_as_they_are(model):
+    x = torch.rand(16, 1, 8, 8, generator=seeded())
+    samples = torch.randn(16, 1, 2, generator=seeded())
+    _, history = refit_encoder(model, x, samples, epochs=1, batch_size=16, progress=False)
+    expected = -model.posterior(x).log_prob(samples[:, 0]).mean()
+    assert history.epochs[0]["loss"] == pytest.approx(expected.item(), rel=1e-6)
 
 
 def test_bad_input_is_named(model):
@@ -53,7 +62,8 @@ def test_bad_input_is_named(model):
 def test_the_decoder_of_a_hierarchy_stays_though_its_posterior_goes_through_it():
     torch.manual_seed(0)
     deep = hierarchical_vae(image_shape=(1, 8, 8), channels=4, groups=((1, 3), (4, 1))).eval()
-    x, samples = torch.rand(16, 1, 8, 8, generator=seeded()), torch.full((16, 5, deep.latent_dim), 1.0)
+    x = torch.rand(16, 1, 8, 8, generator=seeded())
+    samples = torch.full((16, 5, deep.latent_dim), 1.0)
     refitted, history = refit_encoder(deep, x, samples, epochs=3, lr=1e-3, batch_size=8, progress=False)
     before, after = deep.state_dict(), refitted.state_dict()
     of_q = {name for name in before if name.startswith("encoder") or ".q." in name}

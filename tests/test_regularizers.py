@@ -327,10 +327,10 @@ GAUSSIAN = DiagonalGaussian(torch.zeros(5, 3), torch.zeros(5, 3))
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"posterior": GAUSSIAN[:1], "z": torch.zeros(1, 3)}, "a draw of each of the posterior's rows, at least two"),
-        ({"z": torch.zeros(4, 3)}, "got 4 draws of 5 rows"),
-        ({"z": torch.zeros(6, 3), "estimator": "exact"}, "got 6 draws of 5 rows"),
-        ({"z": torch.zeros(5, 1)}, r"z: draws of 3 numbers, .* got \(5, 1\)"),
+        ({"posterior": GAUSSIAN[:1], "z": torch.zeros(1, 3)}, "a draw of each of the posterior's rows, at least 2"),
+        ({"z": torch.zeros(4, 3)}, r"\(5, 3\), got \(4, 3\)"),
+        ({"z": torch.zeros(6, 3), "estimator": "exact"}, r"\(5, 3\), got \(6, 3\)"),
+        ({"z": torch.zeros(5, 1)}, r"z: a draw .* \(5, 3\), got \(5, 1\)"),
         ({"size": 4}, "size: the number of training images, at least the batch's 5, expected, got 4"),
         ({"size": None}, "size: .* got None"),
         ({"size": 9.5}, "size: .* got 9.5"),

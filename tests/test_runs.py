@@ -1,62 +1,71 @@
 """`vaenb run`: parameters are checked, results land in their folder, and a failure is told with its cell."""
 
+import gc
 import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from filelock import FileLock
 
-from vaenb import claims, files
+from tests import tiny
+from vaenb import claims, files, plots
 from vaenb.__main__ import main
-from vaenb.runs import publish
+from vaenb.runs import RunFailed, kernel, publish
 from vaenb.runs import run as runs
+from vaenb.runs.parameters import checked
 
-RECORDS = """
-from vaenb import claims, stats
-run = claims.start_run("tiny", profile=profile, seeds=[seed], data={"mnist": "0" * 12}, settings={"beta": beta})
-run.record("001.vulnerable", {"vae": stats.Estimate(beta, beta - 0.5, beta + 0.5)}, data="mnist")
-print(f"{beta!r}")
-"""
+CHECK = "if seed < 0:\n    raise ValueError('a negative seed')"
 
 
 @pytest.fixture
-def notebook(tmp_path, monkeypatch):
+def notebook(tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("VAENB_RUNS", str(tmp_path / "runs"))
-    monkeypatch.setattr(runs.plots, "chrome", lambda: None)
-    parameters = 'profile: str = "quick"  # profile\nbeta: float = 1.0  # weight\nseed: int = 0  # seed'
-    cells = [
-        new_markdown_cell("# tiny", id="title"),
-        new_code_cell(parameters, id="parameters", metadata={"tags": ["parameters"]}),
-        new_code_cell(RECORDS, id="record"),
-        new_code_cell("if seed < 0:\n    raise ValueError('a negative seed')", id="check"),
-    ]
-    path = tmp_path / "tiny.ipynb"
-    nbformat.write(
-        new_notebook(
-            cells=cells, metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-        ),
-        path,
-    )
-    return path
+    monkeypatch.setattr(plots, "chrome", lambda: None)
+    return tiny.write(tmp_path / "tiny.ipynb", tiny.RECORDS, CHECK)
 
 
-def test_a_run_has_its_folder_with_notebook_and_claims(notebook):
-    folder = runs.run(notebook, {"beta": 4})
-    assert folder == files.runs_folder() / "tiny_beta=4.0"
-    executed = nbformat.read(folder / "tiny.ipynb", as_version=4)
-    assert executed.cells[-2].outputs[0].text == "4.0\n"  # the annotation makes a float of 4
+def recorded(folder: Path) -> dict:
     (evidence,) = json.loads((folder / "claims.json").read_text())
-    assert evidence["cells"]["vae"]["effect"] == 4.0
-    assert json.loads((folder / "run.json").read_text())["settings"] == {"beta": 4.0}
+    return evidence["cells"]["vae"]
+
+
+def test_a_run_has_its_folder_with_notebook_claims_and_settings(notebook):
+    records = """
+from vaenb import claims, stats
+settings = claims.parameters(globals())
+run = claims.start_run("tiny", settings, data={"mnist": "0" * 12}, seeds=[seed], folder=folder)
+run.record("001.vulnerable", {"vae": stats.Estimate(beta, beta - 0.5, beta + 0.5)}, data="mnist")
+print(f"{beta!r}")
+"""
+    tiny.write(notebook, records)
+    folder = runs.run(notebook, {"beta": 4})
+    assert folder == tiny.folder(notebook, beta=4.0)
+    executed = nbformat.read(folder / "tiny.ipynb", as_version=4)
+    assert executed.cells[-1].outputs[0].text == "4.0\n"  # the annotation makes a float of 4
+    assert "folder" not in executed.cells[2].source  # the results have left the one that was injected
+    assert recorded(folder)["effect"] == 4.0
+    about = json.loads((folder / "run.json").read_text())
+    assert about["settings"] == {"profile": "quick", "beta": 4.0, "seed": 0} and about["parameters"] == {"beta": 4.0}
+    assert about["seconds"] > 0 and 0.01 < about["peak_memory_gib"] < 4
 
 
 def test_an_unknown_parameter_is_refused_before_anything_runs(notebook):
-    with pytest.raises(ValueError, match="parameter 'betta': tiny.ipynb has profile, beta, seed"):
-        runs.run(notebook, {"betta": 4})
-    with pytest.raises(ValueError, match="parameter 'beta': float expected, got 'four'"):
-        runs.run(notebook, {"beta": "four"})
+    for given, message in (
+        ({"betta": 4}, "parameter 'betta': tiny.ipynb has profile, beta, seed"),
+        ({"beta": "four"}, "parameter 'beta': float expected, got 'four'"),
+        ({"folder": "x"}, "parameter 'folder': the run itself says where"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            runs.run(notebook, given)
     assert not files.runs_folder().exists()
 
 
@@ -64,16 +73,11 @@ def test_a_failing_cell_is_told_and_the_notebook_kept(notebook, capsys):
     assert main(["run", str(notebook), "-p", "seed", "-1"]) == 1
     said = capsys.readouterr().err
     assert "cell 4 of" in said and "ValueError: a negative seed" in said
-    folder = files.runs_folder() / "tiny_seed=-1"
-    kept = folder / "unfinished-run" / "tiny.part.ipynb"
-    assert str(kept) in said and kept.exists() and not (folder / "tiny.ipynb").exists()
-
-
-def changed(notebook: Path, code: str) -> None:
-    """Let the notebook do more before its last cell's check."""
-    book = nbformat.read(notebook, as_version=4)
-    book.cells[-1].source = f"{code}\nif seed < 0:\n    raise ValueError('a negative seed')"
-    nbformat.write(book, notebook)
+    folder = tiny.folder(notebook, seed=-1)
+    left = folder / "unfinished-run" / "tiny.part.ipynb"
+    assert str(left) in said and left.exists() and not (folder / "tiny.ipynb").exists()
+    assert main(["run", str(left), "-o", str(folder)]) == 1  # it is not run where it is
+    assert "the notebook itself is in" in capsys.readouterr().err and left.is_file()
 
 
 def kept(folder: Path) -> dict[str, bytes]:
@@ -85,38 +89,38 @@ def kept(folder: Path) -> dict[str, bytes]:
 def test_a_run_that_fails_leaves_the_finished_one_before_it_and_does_not_count(notebook):
     folder = runs.run(notebook, {"beta": 4})
     before = kept(folder)
-    again = 'run.record("001.vulnerable", {"vae": stats.Estimate(9, 8, 10)}, data="mnist"); 1 / 0'
-    changed(notebook, again)
-    with pytest.raises(runs.RunFailed, match=r"unfinished-run/tiny\.part\.ipynb\nZeroDivisionError"):
+    tiny.write(notebook, tiny.RECORDS.replace('"effect": beta', '"effect": 4.2'), "1 / 0")
+    with pytest.raises(RunFailed, match=r"unfinished-run/tiny\.part\.ipynb\nZeroDivisionError"):
         runs.run(notebook, {"beta": 4})
     assert kept(folder) == before
-    assert json.loads((folder / "unfinished-run" / "claims.json").read_text())[0]["cells"]["vae"]["effect"] == 9
+    assert recorded(folder / "unfinished-run")["effect"] == 4.2
     (row,) = (r for r in claims.ledger([folder]) if r["claim"] == "001.vulnerable")
     assert [c["effect"] for c in row["cells"]] == [4.0]
 
 
 def test_a_later_run_takes_the_place_of_what_the_one_before_made_and_of_nothing_else(notebook):
-    changed(notebook, '(run.folder / "a").mkdir(); (run.folder / "a" / "old").touch(); (run.folder / "b").touch()')
+    tiny.write(notebook, tiny.RECORDS, '(folder / "a").mkdir(); (folder / "a/old").touch(); (folder / "b").touch()')
     folder = runs.run(notebook)
     assert {"a/old", "b", "claims.json", "run.json", "tiny.ipynb"} == {*kept(folder)}
     for name in ("mine", "a/mine"):
         (folder / name).write_text("the user's own")
-    changed(notebook, '(run.folder / "a").mkdir(); (run.folder / "a" / "new").touch()')
-    runs.run(notebook)
-    assert {"a/new", "a/mine", "mine", "claims.json", "run.json", "tiny.ipynb"} == {*kept(folder)}
-    assert not (folder / "unfinished-run").exists()
-    book = nbformat.read(notebook, as_version=4)
-    book.cells = [cell for cell in book.cells if cell.id != "record"]
-    nbformat.write(book, notebook)
-    changed(notebook, "")
+    tiny.write(notebook, 'import pathlib; at = pathlib.Path(folder) / "a"; at.mkdir(); (at / "new").touch()')
     runs.run(notebook)  # records nothing: the claims of the run before are not its own
+    assert {"a/new", "a/mine", "mine", "claims.json", "run.json", "tiny.ipynb"} == {*kept(folder)}
     assert json.loads((folder / "claims.json").read_text()) == []
+    assert not (folder / "unfinished-run").exists()
 
 
 @pytest.mark.parametrize("stop", range(4))
-def test_a_run_stopped_while_it_moves_in_is_not_lost(notebook, monkeypatch, stop):
-    folder = runs.run(notebook)
-    changed(notebook, '(run.folder / "made").write_text("new")')
+def test_a_run_stopped_while_it_moves_in_is_not_lost(tmp_path, monkeypatch, stop):
+    notebook, folder = tiny.write(tmp_path / "tiny.ipynb"), tmp_path / "run"
+    made = {"made": "new", "claims.json": "[]", "run.json": "", "tiny.ipynb": notebook.read_text()}
+    made["run.json"] = json.dumps({"parameters": {}, "files": sorted(made)})
+    for place, content in ((folder, "old"), (folder / "unfinished-run", "new")):
+        place.mkdir()
+        for name, text in (made | {"made": content}).items():
+            (place / name).write_text(text)
+    monkeypatch.setattr(runs.papermill, "execute_notebook", None)  # nothing is executed again
     moves = []
 
     def interrupted(source, target, done):
@@ -129,18 +133,16 @@ def test_a_run_stopped_while_it_moves_in_is_not_lost(notebook, monkeypatch, stop
         for name in ("move", "copy"):
             m.setattr(runs.shutil, name, partial(interrupted, done=getattr(runs.shutil, name)))
         with pytest.raises(KeyboardInterrupt):
-            runs.run(notebook)
+            runs.run(notebook, folder=folder)
     assert not runs.finished(notebook, folder, {}) and len(moves) == stop
-    with monkeypatch.context() as m:
-        m.setattr(runs.papermill, "execute_notebook", None)  # nothing is executed again
-        runs.run(notebook)
+    runs.run(notebook, folder=folder)
     assert runs.finished(notebook, folder, {}) and (folder / "made").read_text() == "new"
-    assert {"made", "claims.json", "run.json", "tiny.ipynb"} == {*kept(folder)}
+    assert {*made} == {*kept(folder)}
 
 
 def test_what_is_in_the_way_of_the_results_is_named_and_they_wait(notebook):
-    changed(notebook, '(run.folder / "data").mkdir(); (run.folder / "data" / "x").touch()')
-    folder = files.runs_folder() / "tiny"
+    tiny.write(notebook, tiny.RECORDS, '(folder / "data").mkdir(); (folder / "data" / "x").touch()')
+    folder = tiny.folder(notebook)
     folder.mkdir(parents=True)
     (folder / "data").touch()
     with pytest.raises(FileExistsError, match=r"folder: .*/data is in the way"):
@@ -149,18 +151,43 @@ def test_what_is_in_the_way_of_the_results_is_named_and_they_wait(notebook):
     assert (runs.run(notebook) / "data" / "x").is_file()
 
 
-def test_the_notebook_of_an_unfinished_run_is_not_run_where_it_is(notebook, capsys):
-    with pytest.raises(runs.RunFailed):
-        runs.run(notebook, {"seed": -1})
-    left = files.runs_folder() / "tiny_seed=-1" / "unfinished-run" / "tiny.part.ipynb"
-    assert main(["run", str(left), "-o", str(left.parents[1])]) == 1
-    assert "the notebook itself is in" in capsys.readouterr().err and left.is_file()
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # nbclient leaves a thread's event loop open
+def test_two_runs_in_one_process_go_in_parallel_each_with_its_own_environment(notebook, tmp_path):
+    """Each waits for the other, so that one after the other would not end."""
+    meets = """
+import os, pathlib, time
+pathlib.Path(folder, "name").write_text(os.environ["NAME"])
+pathlib.Path(f"here-{os.environ['NAME']}").touch()  # in the notebook's folder, which is the kernel's
+while len(list(pathlib.Path().glob("here-*"))) < 2:
+    time.sleep(0.05)
+"""
+    tiny.write(notebook, meets)
+    before = Path.cwd(), dict(os.environ)
+
+    def run(name: str) -> str:
+        folder = runs.run(notebook, folder=tmp_path / name, environment={"NAME": name}, progress=False)
+        return (folder / "name").read_text()
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(run, ["a", "b"])) == ["a", "b"]
+    assert (Path.cwd(), dict(os.environ)) == before
+    gc.collect()
+
+
+def test_a_notebook_without_a_folder_runs_and_puts_its_results_where_it_likes(notebook):
+    tiny.write(notebook, "import os\nprint(os.getcwd())", parameters="beta: float = 1.0  # weight")
+    folder = runs.run(notebook, {"beta": 2})
+    assert {*kept(folder)} == {"claims.json", "run.json", "tiny.ipynb"}
+    about = json.loads((folder / "run.json").read_text())
+    assert about["notebook"] == "tiny" and about["parameters"] == {"beta": 2.0} and "settings" not in about
+    executed = nbformat.read(folder / "tiny.ipynb", as_version=4)
+    assert executed.cells[-1].outputs[0].text == f"{notebook.parent}\n"
 
 
 def test_the_command_says_where_things_are_and_what_was_found(notebook, capsys):
     assert main(["run", str(notebook), "-p", "profile", "paper"]) == 0
     said = capsys.readouterr().out
-    folder = files.runs_folder() / "tiny_profile=paper"
+    folder = tiny.folder(notebook, profile="paper")
     assert str(folder / "tiny.ipynb") in said and str(folder / "claims.json") in said
     assert "001.vulnerable" in said and "1 [0.5, 1.5]" in said
     assert main(["claims"]) == 0
@@ -181,6 +208,8 @@ def test_what_is_no_notebook_is_told(tmp_path, capsys):
     (tmp_path / "x.ipynb").write_text('{"cells": 3}')
     assert main(["run", str(tmp_path / "x.ipynb")]) == 1
     assert "can't be read as one" in capsys.readouterr().err
+    assert main(["run", "nowhere.ipynb"]) == 1
+    assert "notebook: nowhere.ipynb does not exist" in capsys.readouterr().err
 
 
 def test_a_finished_run_can_be_left_as_it_is(notebook):
@@ -197,21 +226,205 @@ def test_named_folders_are_the_same_in_the_kernel(monkeypatch, tmp_path):
     monkeypatch.setenv("VAENB_CACHE", "models")
     monkeypatch.setenv("VAENB_DATA", "~/sets")
     monkeypatch.delenv("VAENB_RUNS", raising=False)
-    assert runs.named_folders() == {"VAENB_CACHE": str(tmp_path / "models"), "VAENB_DATA": str(Path.home() / "sets")}
+    assert kernel.named_folders() == {"VAENB_CACHE": str(tmp_path / "models"), "VAENB_DATA": str(Path.home() / "sets")}
 
 
-def test_a_missing_notebook_is_named(capsys):
-    assert main(["run", "nowhere.ipynb"]) == 1
-    assert "notebook: nowhere.ipynb does not exist" in capsys.readouterr().err
+def test_home_is_found_in_every_path(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("VAENB_RUNS", "XDG_CACHE_HOME"):
+        monkeypatch.setenv(name, "~/here")
+    assert files.runs_folder() == tmp_path / "here" and files.cache_folder("x") == tmp_path / "here" / "vaenb" / "x"
+    book = tiny.write(tmp_path / "tiny.ipynb", parameters='dataset: str = "digits"')
+    assert checked(book, {"dataset": "~/mine.npz"}) == {"dataset": str(tmp_path / "mine.npz")}
+    assert runs.run("~/tiny.ipynb", folder="~/there", progress=False) == tmp_path / "there"
+    assert main(["run", "~no_such_user/x.ipynb"]) == 1
+    assert "vaenb: ~no_such_user/x.ipynb: " in capsys.readouterr().err
+
+
+def test_a_path_from_the_callers_folder_is_made_absolute_and_a_name_stays(notebook, tmp_path, monkeypatch):
+    here = tmp_path / "elsewhere"
+    for folder in ("mydata", "photos", "quick", "digits"):
+        (here / folder).mkdir(parents=True)
+    (here / "mydata" / "mine.npz").touch()
+    monkeypatch.chdir(here)
+    tiny.write(notebook, parameters=tiny.PARAMETERS + 'dataset: str = "digits"\nothers: list = []')
+    for given, expected in (
+        ({"dataset": "mydata/mine.npz"}, {"dataset": f"{here}/mydata/mine.npz"}),
+        ({"others": ["photos", "digits"]}, {"others": [f"{here}/photos", "digits"]}),
+        ({"dataset": "theirs/mine.npz"}, {"dataset": "theirs/mine.npz"}),  # from the notebook's folder, perhaps
+        ({"profile": "quick", "dataset": "x" * 300}, {"profile": "quick", "dataset": "x" * 300}),
+    ):
+        assert checked(notebook, given) == expected
+
+
+def test_numbers_of_numpy_and_paths_are_plain_parameters(notebook, tmp_path):
+    tiny.write(notebook, parameters=tiny.PARAMETERS + 'dataset: str = "digits"\nbetas: list = []')
+    given = {"seed": np.int64(3), "beta": np.float32(0.5), "betas": np.arange(2), "dataset": tmp_path / "a.npz"}
+    typed = checked(notebook, given)
+    assert typed == {"seed": 3, "beta": 0.5, "betas": [0, 1], "dataset": f"{tmp_path}/a.npz"}
+    assert [type(value) for value in typed.values()] == [int, float, list, str]
+    with pytest.raises(ValueError, match="parameter 'betas': a finite number, a text or a list expected"):
+        checked(notebook, {"betas": [object()]})
+
+
+def test_braces_in_paths_are_only_braces(tmp_path):
+    (tmp_path / "{beta}").mkdir()
+    notebook = tiny.write(tmp_path / "{beta}" / "t{}.ipynb", tiny.RECORDS)
+    folder = runs.run(notebook, {"beta": 2}, folder=tmp_path / "{x}", progress=False)
+    assert folder == tmp_path / "{x}" and (folder / "t{}.ipynb").is_file() and recorded(folder)["effect"] == 2
+
+
+def test_notebooks_of_one_name_in_two_folders_have_two_folders(notebook, tmp_path):
+    (tmp_path / "other").mkdir()
+    other = tiny.write(tmp_path / "other" / "tiny.ipynb")
+    ours = files.project_folder() / "notebooks" / "00_start_here.ipynb"
+    assert tiny.folder(notebook, beta=1) != tiny.folder(other, beta=1)
+    assert tiny.folder(ours, beta=1.0).name == "00_start_here_beta=1.0"
+
+
+def test_a_second_run_says_that_it_waits_for_the_first(notebook, capsys):
+    tiny.write(notebook)
+    folder = tiny.folder(notebook)
+    folder.mkdir(parents=True)
+    held = threading.Event()
+
+    def hold() -> None:
+        with FileLock(folder / ".lock"):
+            held.set()
+            time.sleep(3)
+
+    threading.Thread(target=hold).start()
+    held.wait()
+    runs.run(notebook, progress=False)
+    assert f"{folder}: another run is at work here; this one waits" in capsys.readouterr().err
+
+
+NUMBERS = {"-1e-3": -0.001, "-2": -2.0, "-1.": -1.0, "-.5": -0.5, "-5E2": -500.0, "+.5": 0.5, " 3": 3.0}
+
+
+@pytest.mark.parametrize("text", NUMBERS)
+def test_numbers_are_read_in_every_notation(notebook, monkeypatch, text):
+    given = []
+    monkeypatch.setattr(runs, "run", lambda notebook, parameters, folder: given.append(parameters) or notebook.parent)
+    assert main(["run", str(notebook), "-p", "beta", text, "-p", "folder", "001"]) == 0
+    assert given == [{"beta": NUMBERS[text], "folder": "001"}]
+
+
+TYPES = 'flag: bool = False\nname: str = ""\nnumbers: list = []\nfree = 0'
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("flag", "True", True),
+        ("flag", "False", False),
+        ("flag", "true", True),
+        ("name", "2024", "2024"),
+        ("name", "True", "True"),
+        ("name", "-x", "-x"),
+        ("name", "-photos", "-photos"),
+        ("numbers", "[1, 4]", [1, 4]),
+        ("free", "2024", 2024),
+    ],
+)
+def test_a_value_is_read_as_the_notebooks_annotation_says(notebook, monkeypatch, name, text, value):
+    given = []
+    monkeypatch.setattr(runs, "run", lambda notebook, parameters, folder: given.append(parameters) or notebook.parent)
+    tiny.write(notebook, parameters=TYPES)
+    assert main(["run", "-p", name, text, str(notebook)]) == 0
+    assert given == [{name: value}]
+
+
+def test_what_a_bool_is_is_told(notebook):
+    tiny.write(notebook, parameters=TYPES)
+    with pytest.raises(ValueError, match=r"'flag': bool \(true or false\) expected, got 'yes'"):
+        checked(notebook, {"flag": "yes"})
+
+
+def test_folders_that_can_not_be_used_are_told_with_the_remedy(notebook, tmp_path, capsys):
+    for folder in (notebook, notebook / "x"):
+        assert main(["run", str(notebook), "-o", str(folder)]) == 1
+        said = capsys.readouterr().err
+        assert f"vaenb: folder: {folder} can't take results (" in said and "give another one (-o)" in said
+    assert main(["collect", str(tmp_path / "nothere")]) == 1
+    assert f"vaenb: folder: {tmp_path / 'nothere'} has no run.json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["-p", "beta", "1", "-p", "beta", "4"], "parameter 'beta': it is given twice"),
+        (["-p", "beta", "NaN"], "parameter 'beta': a finite number"),
+        (["-p", "beta", "-inf"], "parameter 'beta': a finite number"),
+        (["-p", "beta", "-Infinity"], "parameter 'beta': a finite number"),
+        (["-p", "beta", "-1,2"], "parameter 'beta': float expected, got '-1,2'"),
+        (["-p", "beta", "-p", "seed", "1"], "expected 2 arguments"),
+        (["-p", "beta", "9" * 5000], "parameter 'beta': float expected"),
+        (["-p", "beta", "[" * 10**5], "parameter 'beta': float expected"),
+        (["-p", "beta", "1" + "0" * 400], "parameter 'beta': float expected"),
+        (["-p", "profile", "\udcff"], "parameter 'profile': "),
+        (["-p", "", "1"], "parameter '': tiny.ipynb has"),
+        (["-o", ""], "a path expected, got ''"),
+    ],
+)
+def test_odd_values_are_refused_before_anything_runs(notebook, capsys, arguments, said):
+    try:
+        status = main(["run", str(notebook), *arguments])
+    except SystemExit as ended:  # argparse's way
+        status = ended.code
+    assert status in (1, 2) and said in capsys.readouterr().err
+    assert not files.runs_folder().exists()
+
+
+def test_an_ascii_terminal_and_a_reader_that_ends_are_no_errors():
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-m", "vaenb", "claims"]
+    done = subprocess.run(command, env=environment, check=True, capture_output=True)
+    assert b" ? / 4.66 [" in done.stdout and not done.stderr  # the dash of no number
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b"" and process.wait() == 141
+    closed = subprocess.run(["sh", "-c", 'exec "$@" >&-', "sh", *command], stderr=subprocess.PIPE)
+    assert closed.returncode == 1 and not closed.stderr
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[1]", '{"parameters": {}, "files": 3}', '{"parameters": {}, "files": ["../x"]}', "\0"]
+)
+def test_a_damaged_run_json_is_no_run_and_in_nobodys_way(notebook, text):
+    tiny.write(notebook)
+    folder = tiny.folder(notebook)
+    for place in (folder, folder / claims.UNFINISHED):
+        place.mkdir(parents=True)
+        (place / "run.json").write_text(text)
+        (place / notebook.name).write_bytes(notebook.read_bytes())
+    runs.run(notebook, progress=False)
+    assert json.loads((folder / "run.json").read_text())["parameters"] == {}
 
 
 def test_publishing_writes_a_clean_executed_notebook(notebook):
+    tiny.write(notebook, tiny.RECORDS, "print(beta)")
     publish.publish(notebook)
     published = nbformat.read(notebook, as_version=4)
     code = [cell for cell in published.cells if cell.cell_type == "code"]
-    assert [cell.execution_count for cell in code] == [1, 2, 3] and code[1].outputs[0].text == "1.0\n"
-    assert [cell.id for cell in published.cells] == ["title", "parameters", "record", "check"]
+    assert [cell.execution_count for cell in code] == [1, 2, 3] and code[2].outputs[0].text == "1.0\n"
+    assert [cell.id for cell in published.cells] == ["title", "parameters", "cell-1", "cell-2"]
     assert "papermill" not in nbformat.writes(published)
     first = notebook.read_bytes()
     publish.publish(notebook)
     assert notebook.read_bytes() == first
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"]])
+def test_help_answers_before_anything_heavy_is_imported(arguments):
+    """Each import of it costs seconds the first time."""
+    code = f"""
+import sys
+from vaenb.__main__ import main
+try:
+    main({arguments})
+except SystemExit:
+    print("heavy:", {{"torch", "numpy", "plotly", "papermill"}} & set(sys.modules))
+"""
+    said = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert "usage: vaenb" in said and said.endswith("heavy: set()\n")

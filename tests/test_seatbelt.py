@@ -18,7 +18,7 @@ from vaenb.defences.repair import repair
 from vaenb.distributions import DiagonalGaussian, Point, standard_normal
 from vaenb.metrics.likelihood import elbo, iwae
 from vaenb.models import hierarchical_vae, seatbelt, vae
-from vaenb.models.autoencoder import _NETS
+from vaenb.models.nets import NETS, coders
 from vaenb.models.regularizers import TotalCorrelation
 from vaenb.models.seatbelt import ORDERS, Seatbelt
 from vaenb.sampling import hmc
@@ -35,7 +35,7 @@ def build(*, latent_dim=2, layers=3, order="bottom_up", skip=True, free_bits=0.1
     decoder = nn.Sequential(nn.Linear(latent_dim * (layers if skip else 1), 16), nn.Unflatten(1, (1, 4, 4)))
     shapes = {"image_shape": (1, 4, 4), "latent_dim": layers * latent_dim, "layers": layers}
     kind = {"order": order, "skip": skip, "free_bits": free_bits, "regularizer": TotalCorrelation(size, beta)}
-    model = Seatbelt(encoder, decoder, **shapes, **kind).double().eval().requires_grad_(False)
+    model = Seatbelt(encoder=encoder, decoder=decoder, **shapes, **kind).double().eval().requires_grad_(False)
     for net in (encoder[1:], *model.posteriors):
         net[0].weight.mul_(2)
         net[-1].weight.mul_(4)
@@ -357,8 +357,8 @@ def test_attacks_stay_in_the_ball_and_beat_noise(kind):
     assert ((stepped.adversarial - z).norm(dim=1) <= 0.5 + 1e-9).all()
     assert (stepped.loss > latent.random_direction(model, z, eps=0.5, **quick).loss).all()
     for target, sign in ((None, 1), (x.flip(0), -1)):
-        for objective in ("skl", "kl_forward", "kl_reverse", "w2", "means"):
-            shared = {"eps": 0.1, "target": target, "objective": objective, **quick}
+        for divergence in ("skl", "kl_forward", "kl_reverse", "w2", "means"):
+            shared = {"eps": 0.1, "target": target, "divergence": divergence, **quick}
             hit, noise = encoder.attack(model, x, steps=10, **shared), encoder.random_direction(model, x, **shared)
             assert (sign * hit.loss > sign * noise.loss).all()
             assert (hit.adversarial - x).abs().max() <= 0.1 + 1e-9
@@ -405,7 +405,7 @@ def test_a_kl_to_anything_but_a_posterior_of_the_same_model_is_not_defined():
         ({"net": "resnet"}, "net: one of .*conv003.* expected, got 'resnet'"),
         ({"likelihood": "poisson"}, "likelihood: one of"),
         ({"beta": -1.0}, "beta: a finite weight"),
-        ({"size": 1}, "size: the number of training images expected, got 1"),
+        ({"size": 1}, "size: a whole number ≥ 2 expected, got 1"),
         ({"net": "conv003", "image_shape": (1, 20, 20)}, "image_shape: square images, a multiple of 16"),
     ],
 )
@@ -414,17 +414,11 @@ def test_wrong_settings_are_refused(wrong, says):
         seatbelt(**SMALL | wrong)
 
 
-def test_wrong_images_and_latents_are_refused():
+def test_wrong_latents_and_too_large_batches_are_refused():
     model = build()
-    with pytest.raises(ValueError, match=r"images \('N', 1, 4, 4\) expected, got \(2, 3, 4, 4\)"):
-        model.posterior(images(2, shape=(3, 4, 4)))
-    with pytest.raises(TypeError, match="x: the model's torch.float64"):
-        model.losses(images().float(), torch.zeros(6))
-    for method in (model.decode, model.log_prior):
-        with pytest.raises(ValueError, match=r"latents \(N, 6\) expected, got \(2, 5\)"):
-            method(torch.zeros(2, 5, dtype=DOUBLE))
-        with pytest.raises(TypeError, match="z: the model's torch.float64"):
-            method(torch.zeros(2, 6))
+    for method in (model.log_prior, model.posterior(images()).log_prob):
+        with pytest.raises(ValueError, match=r"z: a batch \(N, 6\) expected, got \(6, 5\)"):
+            method(torch.zeros(6, 5, dtype=DOUBLE))
     with pytest.raises(ValueError, match="size: .* at least the batch's 6, expected, got 5"):
         build(size=5).losses(images(), torch.zeros(6))
 
@@ -457,20 +451,20 @@ def test_log_densities_are_torchs_for_each_latent():
 
 def test_document_003s_nets():
     widths = lambda net: [m.weight.shape[:2] for m in net if hasattr(m, "weight")]  # noqa: E731
-    down, up = _NETS["conv003"]((1, 64, 64), 8, inputs=40)
+    down, up = coders("conv003", (1, 64, 64), 8, inputs=40)
     assert widths(down) == [(32, 1), (32, 32), (64, 32), (64, 64), (512, 64 * 4**2), (16, 512)]
     assert widths(up) == [(512, 40), (64 * 4**2, 512), (64, 64), (64, 32), (32, 32), (32, 1)]
-    down, up = _NETS["mlp003"]((1, 64, 64), 10)
+    down, up = coders("mlp003", (1, 64, 64), 10)
     assert widths(down) == [(1200, 4096), (1200, 1200), (20, 1200)]
     assert widths(up) == [(1200, 10), (1200, 1200), (1200, 1200), (4096, 1200)]
     assert [type(m) for m in up if not isinstance(m, nn.Linear)] == [nn.Tanh] * 3 + [nn.Unflatten]
 
 
-@pytest.mark.parametrize("net", _NETS)
+@pytest.mark.parametrize("net", NETS)
 def test_every_net_takes_as_many_latents_as_it_is_told_and_carries_a_seatbelt(net):
-    down, up = _NETS[net]((1, 16, 16), 2, outputs=2, inputs=6)
+    down, up = coders(net, (1, 16, 16), 2, outputs=2, inputs=6)
     assert down(torch.zeros(3, 1, 16, 16)).shape == (3, 4) and up(torch.zeros(3, 6)).shape == (3, 1, 16, 16)
-    assert _NETS[net]((1, 16, 16), 2)[1](torch.zeros(3, 2)).shape == (3, 1, 16, 16)
+    assert coders(net, (1, 16, 16), 2)[1](torch.zeros(3, 2)).shape == (3, 1, 16, 16)
     model = seatbelt(**SMALL | {"net": net, "image_shape": (1, 16, 16)}).eval()
     x = torch.rand(3, 1, 16, 16, generator=seeded())
     assert model.decode(model.posterior(x).mean).shape == x.shape

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,13 +11,12 @@ import threading
 import time
 from pathlib import Path
 
-import nbformat
 import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nbformat.v4 import new_code_cell, new_notebook
 
+from tests import tiny
 from vaenb import claims, files
 from vaenb.__main__ import main
 from vaenb.runs import run as runs
@@ -25,48 +25,39 @@ from vaenb.runs import sweep as sweeps
 # A worker's threads and sockets are closed by the system when the cluster ends.
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 
-# No torch in most kernels: a run is then two seconds.
 WRITES = """
-import json, os, pathlib, time
-folder = pathlib.Path(os.environ["VAENB_RUN"])
-(folder / "pid").write_text(str(os.getpid()))
-(folder / "threads").write_text(os.environ.get("OMP_NUM_THREADS", ""))
+import os, pathlib, time
+pathlib.Path(folder, "pid").write_text(str(os.getpid()))
+pathlib.Path(folder, "threads").write_text(os.environ.get("OMP_NUM_THREADS", ""))
 if beta == 2:
     raise ValueError("a beta of two")
 time.sleep(wait)
-cells = {"vae": {"effect": beta, "low": beta - 0.5, "high": beta + 0.5, "n": 7}}
-item = {"claim": "001.vulnerable", "data": "mnist", "profile": profile, "notebook": "tiny"}
-item |= {"seeds": [seed, seed + 1, seed + 2], "settings": f"{beta}", "started": "2026", "cells": cells, "per_seed": {}}
-(folder / "claims.json").write_text(json.dumps([item]))
 """
 
 
 @pytest.fixture
 def notebook(tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("VAENB_RUNS", str(tmp_path / "runs"))
-    parameters = 'profile: str = "quick"  # p\nbeta: float = 1.0  # b\nseed: int = 0  # s\nwait: float = 0.0  # seconds'
-    cells = [
-        new_code_cell(parameters, id="parameters", metadata={"tags": ["parameters"]}),
-        new_code_cell(WRITES, id="writes"),
-    ]
-    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    nbformat.write(new_notebook(cells=cells, metadata=kernel), tmp_path / "tiny.ipynb")
-    return tmp_path / "tiny.ipynb"
+    parameters = tiny.PARAMETERS + "wait: float = 0.0  # seconds"
+    return tiny.write(tmp_path / "tiny.ipynb", WRITES + tiny.RECORDS, parameters=parameters)
 
 
 @pytest.fixture
 def cluster(tmp_path):
-    """A scheduler and two one-threaded workers, each a process of its own, over TCP; gives address and workers."""
+    """A scheduler, a process of its own, over TCP; gives its address, and what starts a one-threaded worker."""
     dask = [sys.executable, "-m", "dask"]
     file = tmp_path / "scheduler.json"
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": tmp_path}
     listen = ["--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(file)]
     started = [subprocess.Popen([*dask, "scheduler", *listen], **quiet)]
-    for _ in range(2):
-        worker = ["worker", "--scheduler-file", str(file), "--nthreads", "1", "--no-nanny", "--no-dashboard"]
-        started.append(subprocess.Popen([*dask, *worker], **quiet))
     wait_for(file.is_file)
-    yield json.loads(file.read_text())["address"], started[1:]
+
+    def worker(**environment: str) -> subprocess.Popen:
+        command = ["worker", "--scheduler-file", str(file), "--nthreads", "1", "--no-nanny", "--no-dashboard"]
+        started.append(subprocess.Popen([*dask, *command], **quiet, env=os.environ | environment))
+        return started[-1]
+
+    yield json.loads(file.read_text())["address"], worker
     for process in started:
         process.kill()
         process.wait()
@@ -89,33 +80,37 @@ def test_a_sweep_collects_one_table_and_a_failed_run_stops_no_other(notebook, ca
     assert main(command) == 1
     said = capsys.readouterr()
     assert "ValueError: a beta of two" in said.err
-    table = files.runs_folder() / "tiny_beta=1,2,3_profile=paper.csv"
+    table = Path(f"{tiny.folder(notebook, beta=[1, 2, 3], profile=['paper'])}.csv")
     assert str(table) in said.out
     rows = read(table)
     assert [(r["beta"], r["status"]) for r in rows] == [("1.0", "finished"), ("2.0", "failed"), ("3.0", "finished")]
     assert [r["effect"] for r in rows] == ["1.0", "", "3.0"] and "a beta of two" in rows[1]["error"]
-    assert (rows[0]["claim"], rows[0]["data"], rows[0]["verdict"], rows[0]["n"]) == (
-        "001.vulnerable",
-        "mnist",
-        "reproduced",
-        "7",
-    )
+    found = [rows[0][column] for column in ("claim", "data", "verdict", "n")]
+    assert found == ["001.vulnerable", "mnist", "reproduced", "7"]
     folder = Path(rows[0]["folder"])
     about = json.loads((folder / "run.json").read_text())
     assert about["parameters"] == {"beta": 1.0, "profile": "paper"}
-    assert about["seconds"] > 0 and 0.01 < about["peak_memory_gib"] < 4
     assert (folder / "threads").read_text() == "1"  # so that a number does not depend on how many workers there are
+
+
+def test_the_table_reads_a_finished_run_once(notebook, tmp_path, monkeypatch):
+    jobs, table, found, asked = sweeps.grid(notebook, {"beta": [1, 3]}), tmp_path / "t.csv", {}, []
+    monkeypatch.setattr(sweeps.runs, "finished", lambda *job: asked.append(job[1]) or job[1] == jobs[0].folder)
+    for _ in range(2):
+        sweeps.write_table(table, jobs, {}, found)
+        assert [row["status"] for row in read(table)] == ["finished", "waiting"]
+    assert asked == [jobs[0].folder, jobs[1].folder, jobs[1].folder]
 
 
 @pytest.mark.parametrize("fails", [(2, 3), (3, 4)])  # which writings; the fourth is after the runs
 def test_a_table_that_can_not_be_written_stops_no_run(notebook, monkeypatch, fails):
     write, calls = sweeps.write_table, []
 
-    def full(path, jobs, errors):
+    def full(path, jobs, errors, *found):
         calls.append(path)
         if len(calls) in fails:
             raise OSError(28, "can't write the table", str(path))
-        write(path, jobs, errors)
+        write(path, jobs, errors, *found)
 
     monkeypatch.setattr(sweeps, "write_table", full)
     values = {"beta": [1.0, 3.0]}
@@ -129,18 +124,18 @@ def test_a_table_that_can_not_be_written_stops_no_run(notebook, monkeypatch, fai
 
 
 def test_the_bar_tells_how_far_a_run_has_come(notebook, monkeypatch):
-    (job,) = sweeps.grid(notebook, {"wait": [3]})
+    (job,) = sweeps.grid(notebook, {"wait": [1.0]})
     before = job.folder / claims.UNFINISHED / "tiny.part.ipynb"  # of a run that was stopped, and waits
     before.parent.mkdir(parents=True)
     before.write_text('{"cells": [{"metadata": {"papermill": {"status": "completed"}}}]}')
     os.utime(before, (0, 0))
     with sweeps.shown([job], every=0.05) as bar:
-        time.sleep(0.3)
+        time.sleep(0.2)
         assert (bar.n, bar.total, bar.postfix) == (0, 1, None)
         told = set()
         monkeypatch.setattr(bar, "set_postfix_str", told.add)
         runs.run(notebook, job.parameters, progress=False)
-    assert job.finished and "tiny 2 of 3 cells" in told
+    assert job.finished and "tiny 3 of 4 cells" in told
 
 
 def test_what_is_finished_is_not_run_again_unless_the_notebook_has_changed(notebook):
@@ -149,16 +144,40 @@ def test_what_is_finished_is_not_run_again_unless_the_notebook_has_changed(noteb
     pid = (job.folder / "pid").read_text()
     assert list(sweeps.execute(sweeps.grid(notebook, {"beta": [1]}))) == []
     assert (job.folder / "pid").read_text() == pid
-    book = nbformat.read(notebook, 4)
-    book.cells[1].source += "\n# another way of counting"
-    nbformat.write(book, notebook)
+    notebook.write_text(notebook.read_text().replace("import os, pathlib", "import pathlib, os"))
     assert not job.finished
     (job.folder / "tiny.ipynb").write_text("{")  # a file cut short is not a run
     assert not job.finished
 
 
+def test_data_that_have_changed_behind_their_path_or_name_are_run_on_again(notebook, tmp_path, monkeypatch):
+    monkeypatch.setenv("VAENB_DATA", str(tmp_path / "sets"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sets").mkdir()
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    data = {"mine.npz": tmp_path / "mine.npz", "photos": photos / "a.png", "kept": tmp_path / "sets/kept_test.npz"}
+    parameters = tiny.PARAMETERS + 'dataset: str = "digits"\nothers: list = ["kept"]'
+    tiny.write(notebook, "pass", parameters=parameters)
+    for name, path in data.items():
+        path.write_text("old")
+        (job,) = sweeps.grid(notebook, {"dataset": [name]})
+        runs.run(notebook, job.parameters, progress=False)
+        assert job.finished
+        for text, same in (("new", False), ("old", True)):
+            path.write_text(text)
+            assert job.finished == same
+        path.unlink()
+        assert not job.finished
+    (job,) = sweeps.grid(notebook, {"seed": [1]})
+    runs.run(notebook, job.parameters, progress=False)
+    data["kept"].write_text("another")  # a set that the notebook names itself
+    assert not job.finished
+
+
 def test_a_worker_that_is_killed_in_the_middle_loses_no_run(notebook, cluster):
-    address, workers = cluster
+    address, worker = cluster
+    workers = [worker(), worker()]
     jobs = sweeps.grid(notebook, {"beta": [1, 3], "wait": [5.0]})
     victims: set[int] = set()
 
@@ -182,6 +201,32 @@ def test_a_worker_that_is_killed_in_the_middle_loses_no_run(notebook, cluster):
     wait_for(lambda: not any(map(alive, victims)), 120)  # the dead worker's kernel does not write on
 
 
+def test_a_cluster_without_workers_is_told_and_waited_for(notebook, cluster, capsys):
+    address, worker = cluster
+    jobs = sweeps.grid(notebook, {"beta": [1]})
+    starter = threading.Timer(10, worker)
+    starter.start()
+    assert dict(sweeps.execute(jobs, scheduler=address)) == dict.fromkeys(jobs)
+    assert capsys.readouterr().err.count("the scheduler has no workers; the runs wait until one comes") == 1
+
+
+def test_workers_without_the_package_end_the_sweep_with_what_they_say(notebook, cluster, tmp_path, capsys):
+    address, worker = cluster
+    (tmp_path / "lacks" / "vaenb").mkdir(parents=True)
+    (tmp_path / "lacks" / "vaenb" / "__init__.py").write_text("raise ModuleNotFoundError('nothing called vaenb')")
+    worker(PYTHONPATH=str(tmp_path / "lacks"))
+    assert main(["sweep", str(notebook), "-p", "beta", "1", "--scheduler", address]) == 1
+    said = capsys.readouterr().err
+    assert f"can't import {runs.__name__} (ModuleNotFoundError: nothing called vaenb)" in said
+
+
+def test_results_that_do_not_come_here_are_no_success(notebook, monkeypatch):
+    monkeypatch.setattr(sweeps.Job, "finished", False)  # as where a worker has another file system
+    (job,) = sweeps.grid(notebook, {"beta": [1]})
+    (error,) = dict(sweeps.execute([job], workers=1)).values()
+    assert "it ran, and is not finished here" in error
+
+
 def alive(pid: int) -> bool:
     try:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
@@ -200,7 +245,7 @@ def test_an_interrupted_sweep_keeps_what_is_finished_and_goes_on(notebook):
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=300)
     assert process.returncode == 130 and "the same command goes on" in said
-    rows = read(files.runs_folder() / "tiny_wait=0,900.csv")
+    rows = read(Path(f"{tiny.folder(notebook, wait=[0, 900])}.csv"))
     assert [r["status"] for r in rows] == ["finished", "waiting"]
     assert jobs[0].finished and not jobs[1].finished
     wait_for(lambda: not alive(int(growing.read_text())), 120)
@@ -209,11 +254,14 @@ def test_an_interrupted_sweep_keeps_what_is_finished_and_goes_on(notebook):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"betta": [1]}, "parameter 'betta': tiny.ipynb has profile, beta, seed, wait"),
+        ({"betta": [1]}, "parameter 'betta': tiny.ipynb has profile, beta, seed"),
         ({"beta": ["one"]}, "parameter 'beta': float expected, got 'one'"),
         ({"beta": []}, "parameter 'beta': one value or more"),
         ({"seed": [0, 1, 0]}, "parameter 'seed': one value or more, each once, expected"),
+        ({"beta": [1, 1.0]}, "parameter 'beta': one value or more, each once, expected"),
         ({"beta": [1], "seed": [0.5]}, "parameter 'seed': int expected, got 0.5"),
+        ({"beta": 1}, "parameter 'beta': a list of values expected, got 1"),
+        ({"beta": [float("nan")]}, "parameter 'beta': a finite number, a text or a list expected"),
     ],
 )
 def test_a_wrong_grid_is_refused_before_anything_runs(notebook, values, message):
@@ -224,28 +272,28 @@ def test_a_wrong_grid_is_refused_before_anything_runs(notebook, values, message)
 
 def test_a_run_with_other_parameters_under_the_same_name_is_not_finished(notebook):
     (job,) = sweeps.grid(notebook, {"beta": [1]})
-    assert dict(sweeps.execute([job], workers=1)) == {job: None}
-    about = json.loads((job.folder / "run.json").read_text())
-    (job.folder / "run.json").write_text(json.dumps(about | {"parameters": {"beta": "1.0"}}))
-    assert not job.finished
-    (job.folder / "run.json").write_text("[1]")
-    assert not job.finished
-
-
-def test_one_value_in_two_spellings_is_refused(notebook):
-    with pytest.raises(ValueError, match="parameter 'beta': one value or more, each once"):
-        sweeps.grid(notebook, {"beta": [1, 1.0]})
+    job.folder.mkdir(parents=True)
+    shutil.copy(notebook, job.folder)
+    for about, whole in (({"parameters": {"beta": 1.0}}, True), ({"parameters": {"beta": "1.0"}}, False), ([1], False)):
+        (job.folder / "run.json").write_text(json.dumps(about))
+        assert job.finished == whole
 
 
 def test_other_wrong_calls_are_told(notebook, capsys):
     assert main(["sweep", str(notebook), "-p", "beta", "1", "-p", "beta", "2"]) == 1
     assert "parameter 'beta': it is given twice" in capsys.readouterr().err
     assert main(["sweep", str(notebook), "-p", "beta", "1", "--workers", "0"]) == 1
-    assert "workers: a whole number ≥ 1 expected, got 0" in capsys.readouterr().err
+    assert capsys.readouterr().err == "vaenb: workers: a whole number ≥ 1 expected, got 0\n"
+    assert not files.runs_folder().exists()
+    assert main(["sweep", str(notebook), "-p", "beta", "1", "-o", str(notebook)]) == 1
+    assert f"folder: {notebook} can't take results" in capsys.readouterr().err
     assert main(["sweep", "nowhere.ipynb", "-p", "beta", "1"]) == 1
     assert "nowhere.ipynb does not exist" in capsys.readouterr().err
     assert main(["sweep", str(notebook), "-p", "beta", "1", "--scheduler", "nonsense://x"]) == 1
     assert "scheduler: no Dask scheduler answers at nonsense://x" in capsys.readouterr().err
+    for command in (["sweep", str(notebook), "-p", "beta", "1"], ["paper", "--device", "cpu"]):
+        assert main([*command, "--scheduler", ""]) == 1
+        assert capsys.readouterr().err == "vaenb: scheduler: an address such as tcp://host:8786 expected, got ''\n"
 
 
 @settings(max_examples=25, deadline=None)
@@ -261,5 +309,5 @@ def test_every_combination_has_a_job_and_a_folder_of_its_own(betas, seeds):
 
 
 def test_a_long_list_of_settings_still_names_a_folder():
-    names = {runs.folder_name(Path("x.ipynb"), {"betas": list(map(float, range(n)))}) for n in (200, 201)}
+    names = {tiny.folder(Path("x.ipynb"), betas=list(map(float, range(n)))).name for n in (200, 201)}
     assert len(names) == 2 and max(map(len, names)) < 200

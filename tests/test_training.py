@@ -12,6 +12,7 @@ import sys
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -210,10 +211,10 @@ def test_fit_works_outside_the_main_thread(digits):
 
 def test_two_processes_train_the_same_model_once(store):
     code = (
-        "import torch; from vaenb import training; from vaenb.data import load; from vaenb.models import vae\n"
-        "fit = training.fit\n"
-        "training.fit = lambda *a, **k: print('training', flush=True) or fit(*a, **k)\n"
-        f"model, _ = training.trained(vae, {CONFIG!r}, load('digits', limit=256), epochs=30, progress=False)\n"
+        "import torch; from vaenb import checkpoints; from vaenb.data import load; from vaenb.models import vae\n"
+        "fit = checkpoints.fit\n"
+        "checkpoints.fit = lambda *a, **k: print('training', flush=True) or fit(*a, **k)\n"
+        f"model, _ = checkpoints.trained(vae, {CONFIG!r}, load('digits', limit=256), epochs=30, progress=False)\n"
         "print(sum(p.double().sum().item() for p in model.parameters()))"
     )
     both = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(2)]
@@ -399,3 +400,13 @@ def test_the_average_is_what_is_stored(digits, monkeypatch):
     monkeypatch.setattr(checkpoints, "fit", lambda *a, **k: pytest.fail("trained again"))
     stored, stored_history = quick(digits, ema=0.9)
     assert same(model, stored) and stored_history == history and not stored.training
+
+
+def test_numpys_numbers_are_numbers(digits):
+    weights = []
+    for kind in (int, np.int64, np.uint8):
+        torch.manual_seed(0)
+        model = vae(image_shape=(1, 8, 8), latent_dim=2, net="mlp")
+        fit(model, digits, epochs=kind(2), batch_size=kind(200), progress=False)
+        weights.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+    assert torch.equal(weights[0], weights[1]) and torch.equal(weights[0], weights[2])

@@ -1,30 +1,41 @@
-"""The command line: `vaenb run`, `sweep`, `paper`, `claims`, `collect`, `publish`."""
+"""The command line: `vaenb run`, `sweep`, `paper`, `claims`, `collect`, `publish`.
+
+A command imports what it needs when it is called, so that `--help` answers at once.
+"""
 
 import argparse
 import json
+import os
+import re
 import sys
-from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
-from vaenb import claims
-from vaenb.runs import publish
+from vaenb.runs import RunFailed
+
+_OPTION = re.compile("-[poh]|--[a-z]*")
+_SHIELD = "\0"  # no argument of a command holds it
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run notebooks, sweep over their parameters, or print the ledger; return the exit status."""
-    options = _parser().parse_args(arguments)
-    if options.command == "claims":
-        print(claims.table(claims.ledger()))
-        return 0
+    call = {"run": _run, "sweep": _sweep, "paper": _paper, "claims": _claims, "collect": _collect, "publish": _publish}
+    closed = sys.stdout is None  # as by >&-
+    if closed:
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")  # a terminal may know no β
+    options = _parser().parse_args(_shielded(sys.argv[1:] if arguments is None else arguments))
     try:
-        from vaenb.runs import run as runs
-    except ModuleNotFoundError as error:  # papermill and its like are part of the lab extra, not of the core
-        print(f"vaenb: {error}; notebooks need pip install 'vaenb[lab]'", file=sys.stderr)
-        return 1
-    try:
-        return _COMMANDS[options.command](options)
-    except (OSError, ValueError, runs.RunFailed) as error:
-        print(f"vaenb: {error}", file=sys.stderr)
+        status = call[options.command](options)
+        sys.stdout.flush()
+        return status or int(closed)
+    except BrokenPipeError:  # whoever reads has enough, as head has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except (ModuleNotFoundError, OSError, ValueError, RunFailed) as error:  # papermill and its like are not of the core
+        remedy = "; notebooks need pip install 'vaenb[lab]'" if isinstance(error, ModuleNotFoundError) else ""
+        print(f"vaenb: {error}{remedy}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         goes_on = options.command in ("sweep", "paper")
@@ -37,17 +48,16 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="vaenb", description="Run the notebooks, and show what they found.")
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="execute one notebook into a folder of its own below runs/")
-    run.add_argument("notebook", type=Path)
+    run.add_argument("notebook", type=_path)
     run.add_argument("-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"))
-    run.add_argument("-o", "--folder", type=Path, help="where the results go")
-    sweep = commands.add_parser("sweep", help="run a notebook at every combination of values, on a Dask cluster")
-    sweep.add_argument("notebook", type=Path)
-    value = {"nargs": "+", "action": "append", "default": [], "metavar": ("NAME", "VALUE")}
-    sweep.add_argument("-p", "--parameter", **value, help="a name and one value or more; lists as '[1, 4]'")
-    sweep.add_argument("--profile", choices=claims.PROFILES, help="short for -p profile NAME")
-    sweep.add_argument("-o", "--folder", type=Path, help="where the runs' folders and the table go (default: runs/)")
+    run.add_argument("-o", "--folder", type=_path, help="where the results go")
+    sweep = commands.add_parser("sweep", help="run a notebook at every combination of values (lists as '[1, 4]')")
+    sweep.add_argument("notebook", type=_path)
+    sweep.add_argument("-p", "--parameter", nargs="+", action="append", default=[], metavar=("NAME", "VALUE"))
+    sweep.add_argument("--profile", choices=("quick", "paper"), help="short for -p profile NAME")
+    sweep.add_argument("-o", "--folder", type=_path, help="where the runs' folders and the table go (default: runs/)")
     paper = commands.add_parser("paper", help="run every numbered notebook in the paper profile, into figures/")
-    paper.add_argument("notebooks", type=Path, nargs="*", help="only these")
+    paper.add_argument("notebooks", type=_path, nargs="*", help="only these")
     paper.add_argument("--device", default="cpu", help="on cuda the documents' sizes, on cpu (default) what fits")
     paper.add_argument("--dry-run", action="store_true", help="only say what would run, and how long it takes")
     for command in (sweep, paper):
@@ -55,74 +65,73 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--scheduler", metavar="ADDRESS", help="a running Dask scheduler instead, tcp://host:8786")
     commands.add_parser("claims", help="the ledger: every claim of the documents, and what the runs found")
     collect = commands.add_parser("collect", help="take runs into figures/ and make its lists and tables anew")
-    collect.add_argument("folders", type=Path, nargs="*", help="finished runs that the plan of figures/ names")
+    collect.add_argument("folders", type=_path, nargs="*", help="finished runs that the plan of figures/ names")
     publish = commands.add_parser("publish", help="execute notebooks and write them back clean, as they are committed")
-    publish.add_argument("notebooks", type=Path, nargs="+")
+    publish.add_argument("notebooks", type=_path, nargs="+")
     return parser
 
 
 def _run(options: argparse.Namespace) -> int:
-    from vaenb.runs import run as runs
+    from vaenb import claims
+    from vaenb.runs.run import run
 
-    parameters = {name: _value(text) for name, text in options.parameter}
-    folder = runs.run(options.notebook, parameters, folder=options.folder)
-    kinds = {"png": "pictures", "plotly.json": "interactive", "csv": "their numbers"}
-    figures = {ending: sorted(folder.glob(f"*.{ending}")) for ending in kinds}
-    shown = [f"{folder / '*'}.{e} ({len(files)} {kinds[e]})" for e, files in figures.items() if files]
+    parameters = {name: value for name, (value,) in _values(options.parameter, options.notebook).items()}
+    folder = run(options.notebook, parameters, folder=options.folder)
+    figures = []
+    for ending, kind in {"png": "pictures", "plotly.json": "interactive", "csv": "their numbers"}.items():
+        if count := len(list(folder.glob(f"*.{ending}"))):
+            figures.append(f"{folder / '*'}.{ending} ({count} {kind})")
     found = [row for row in claims.ledger([folder]) if row["cells"]]
     print(f"\nnotebook  {folder / options.notebook.name}")
-    print(f"figures   {', '.join(shown) or 'none'}")
+    print(f"figures   {', '.join(figures) or 'none'}")
     print(f"claims    {folder / 'claims.json'}\n\n{claims.table(found)}")
     return 0
 
 
 def _sweep(options: argparse.Namespace) -> int:
-    from vaenb.runs import sweep as sweeps
+    from vaenb.runs.sweep import sweep
 
-    values: dict[str, list] = {}
-    for name, *texts in options.parameter:
-        if name in values:
-            raise ValueError(f"parameter {name!r}: it is given twice; name it once, with all its values")
-        values[name] = [_value(text) for text in texts]
-    if options.profile:
-        values["profile"] = [options.profile]
-    cluster = {"workers": options.workers, "scheduler": options.scheduler}
-    table, errors = sweeps.sweep(options.notebook, values, folder=options.folder, **cluster)
+    given = options.parameter + ([["profile", options.profile]] if options.profile else [])
+    values = _values(given, options.notebook)
+    table, errors = sweep(
+        options.notebook, values, folder=options.folder, workers=options.workers, scheduler=options.scheduler
+    )
     print(f"\ntable  {table}")
     return _told(errors)
 
 
 def _paper(options: argparse.Namespace) -> int:
-    from vaenb.runs import paper
+    from vaenb.runs import paper, plan
 
-    jobs = paper.jobs(options.notebooks, device=options.device)
+    jobs = plan.jobs(options.notebooks, device=options.device)
     print(paper.estimate(jobs, workers=options.workers))
-    return 0 if options.dry_run else _told(paper.run(jobs, workers=options.workers, scheduler=options.scheduler))
+    if options.dry_run:
+        return 0
+    return _told(paper.run(jobs, workers=options.workers, scheduler=options.scheduler))
+
+
+def _claims(options: argparse.Namespace) -> int:
+    from vaenb import claims
+
+    print(claims.table(claims.ledger()))
+    return 0
 
 
 def _collect(options: argparse.Namespace) -> int:
-    from vaenb.runs import paper
+    from vaenb.runs import evidence
 
     for folder in options.folders:
-        paper.collect(folder)
-    paper.remake()
+        evidence.collect(folder)
+    evidence.remake()
     return 0
 
 
 def _publish(options: argparse.Namespace) -> int:
+    from vaenb.runs.publish import publish
 
     for notebook in options.notebooks:
-        publish.publish(notebook)
+        publish(notebook)
     return 0
-
-
-_COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
-    "run": _run,
-    "sweep": _sweep,
-    "paper": _paper,
-    "collect": _collect,
-    "publish": _publish,
-}
 
 
 def _told(errors: dict) -> int:
@@ -131,12 +140,57 @@ def _told(errors: dict) -> int:
     return 1 if errors else 0
 
 
-def _value(text: str):
-    """Read a parameter as JSON where it is JSON (4, 0.5, true, [1, 4]), else as the text it is."""
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
+def _values(given: list[list[str]], notebook: Path) -> dict[str, list]:
+    from vaenb import files
+    from vaenb.runs.parameters import known
+
+    cell = known(files.expanded(notebook))
+    values: dict[str, list] = {}
+    for name, *texts in given:
+        if name in values:
+            raise ValueError(
+                f"parameter {name!r}: it is given twice; a list is '[1, 4]', a sweep's values stand together"
+            )
+        annotation = cell.get(name, {}).get("inferred_type_name")
+        values[name] = [_value(text.removeprefix(_SHIELD), annotation) for text in texts]
+    return values
+
+
+def _value(text: str, annotation: str | None):
+    """Read a parameter as JSON where it is JSON (4, 0.5, true, [1, 4]) or as -.5, else as the text it is.
+
+    A str of the notebook's is the text as it was typed, and a bool may be spelled as in Python.
+    """
+    if annotation == "str":
         return text
+    if annotation == "bool" and text in ("True", "False"):
+        return text == "True"
+    readers = (json.loads, int, float) if text.strip()[:1] in ("-", "+", ".") or text.endswith(".") else (json.loads,)
+    for read in readers:
+        with suppress(ValueError, RecursionError):
+            return read(text)
+    return text
+
+
+def _shielded(arguments: list[str]) -> list[str]:
+    """Shield the values after -p NAME: argparse would take -1e-3 and -x for options."""
+    shielded = []
+    since = None  # how many arguments stand between the last -p and here
+    for text in arguments:
+        if _OPTION.fullmatch(text) if since == 1 else _OPTION.match(text):
+            since = 0 if text == "-p" or text.startswith("--pa") else None
+        elif since is not None:
+            since += 1
+            if since > 1 and text.startswith("-"):
+                text = _SHIELD + text
+        shielded.append(text)
+    return shielded
+
+
+def _path(text: str) -> Path:
+    if not text.strip():
+        raise argparse.ArgumentTypeError(f"a path expected, got {text!r}")
+    return Path(text.removeprefix(_SHIELD))
 
 
 if __name__ == "__main__":

@@ -52,42 +52,53 @@ def trained(
     trained again; two processes that ask for the same model train it once. Raises TrainingInterrupted, which carries
     the model: it is not stored, and what would have followed does not run on a half-trained one.
     """
-    device = data.images.device
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        settings = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "seed": seed}
-        if ema is not None:  # a description without it names the models from before there was an average
-            settings["ema"] = ema
-        return _trained(build, config, data, settings, folder, progress)
-
-
-def _trained(build, config, data, settings, folder, progress) -> tuple[nn.Module, History]:
-    model = build(**config).to(data.images.device)
-    description = _describe(build, config, data, settings)
-    key = hashlib.sha256(description.encode()).hexdigest()[:16]
-    path = _store(folder) / f"{build.__name__}-{key}.safetensors"
-    with _locked(path):
-        if path.exists():
-            try:
-                return model, load_weights(model, path, description=description)
-            except DamagedCheckpoint as damage:
-                warnings.warn(f"{damage}; training it again", stacklevel=3)
-        history = fit(model, data, **settings, progress=progress)
-        if history.interrupted:
-            raise TrainingInterrupted(model, history)
-        try:
-            save_weights(model, path, description=description, history=history)
-        except OSError as reason:
-            warnings.warn(f"the trained model could not be stored in {path.parent} ({reason})", stacklevel=3)
+    settings = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "seed": seed}
+    if ema is not None:  # a description without it names the models from before there was an average
+        settings["ema"] = ema
+    with torch.random.fork_rng(devices=[data.device] if data.device.type == "cuda" else []):
+        torch.manual_seed(int(seed))
+        model = build(**config).to(data.device)
+        description = _describe(build, config, data, settings)
+        key = hashlib.sha256(description.encode()).hexdigest()[:16]
+        path = _store(folder) / f"{build.__name__}-{key}.safetensors"
+        with _locked(path):
+            history = _stored(model, path, description)
+            if history is None:
+                history = fit(
+                    model, data, epochs=epochs, batch_size=batch_size, lr=lr, ema=ema, seed=seed, progress=progress
+                )
+                _store_finished(model, path, description, history)
     return model, history
+
+
+def _stored(model: nn.Module, path: Path, description: str) -> History | None:
+    """Load the model from its file; None, where there is no whole one."""
+    if not path.exists():
+        return None
+    try:
+        return load_weights(model, path, description=description)
+    except DamagedCheckpoint as damage:
+        warnings.warn(f"{damage}; training it again", stacklevel=3)
+        return None
+
+
+def _store_finished(model: nn.Module, path: Path, description: str, history: History) -> None:
+    if history.interrupted:
+        raise TrainingInterrupted(model, history)
+    try:
+        save_weights(model, path, description=description, history=history)
+    except OSError as reason:
+        warnings.warn(f"the trained model could not be stored in {path.parent} ({reason})", stacklevel=3)
 
 
 def save_weights(model: nn.Module, path: Path | str, *, description: str = "", history: History | None = None) -> None:
     """Write the weights and how they came about as safetensors, replacing `path` only when the file is complete."""
     path = Path(path)
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
-    metadata = {"description": description, "history": json.dumps((history or History()).epochs)}
-    files.write(path, to_safetensors(tensors, {**metadata, "digest": _digest(tensors, metadata)}))
+    epochs = history.epochs if history else []
+    metadata = {"description": description, "history": json.dumps(epochs)}
+    digest = _digest(tensors, metadata)
+    files.write(path, to_safetensors(tensors, metadata | {"digest": digest}))
 
 
 def load_weights(model: nn.Module, path: Path | str, *, description: str | None = None) -> History:
@@ -97,33 +108,40 @@ def load_weights(model: nn.Module, path: Path | str, *, description: str | None 
     which is never opened because it could run code. The model is changed only if all is well.
     """
     path = Path(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
-    except FileNotFoundError:
-        raise
-    except (SafetensorError, OSError, ValueError) as reason:
-        with path.open("rb") as file:
-            start = file.read(2)
-        if start == b"PK" or start[:1] == b"\x80":
-            raise DamagedCheckpoint(
-                f"{path} is a pickle, not safetensors; a pickle can run code and is not opened"
-            ) from None
-        raise DamagedCheckpoint(f"{path} is damaged: it is not a complete safetensors file ({reason})") from reason
+    tensors, metadata = _read(path)
     digest = metadata.pop("digest", None)
     if digest != _digest(tensors, metadata):
         raise DamagedCheckpoint(f"{path} is damaged: its content does not match the checksum written with it")
     if description is not None and metadata.get("description") != description:
         raise DamagedCheckpoint(f"{path} holds another model: {metadata.get('description')}")
-    expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    if expected != {name: tuple(value.shape) for name, value in tensors.items()}:
-        raise DamagedCheckpoint(
-            f"{path} does not fit this {type(model).__name__}: names or shapes of the weights differ"
-        )
+    if _shapes(model.state_dict()) != _shapes(tensors):
+        kind = type(model).__name__
+        raise DamagedCheckpoint(f"{path} does not fit this {kind}: names or shapes of the weights differ")
     model.load_state_dict(tensors)
     model.to(memory_format=torch.channels_last).eval()
     return History(json.loads(metadata["history"]))
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read the tensors and what is written beside them."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
+            return tensors, file.metadata() or {}
+    except FileNotFoundError:
+        raise
+    except (SafetensorError, OSError, ValueError) as reason:
+        with path.open("rb") as opened:
+            start = opened.read(2)
+        if start == b"PK" or start[:1] == b"\x80":
+            why = "is a pickle, not safetensors; a pickle can run code and is not opened"
+        else:
+            why = f"is damaged: it is not a complete safetensors file ({reason})"
+        raise DamagedCheckpoint(f"{path} {why}") from reason
+
+
+def _shapes(tensors: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(value.shape) for name, value in tensors.items()}
 
 
 def _describe(build: Callable, config: dict, data: ImageSet, settings: dict) -> str:
@@ -132,7 +150,7 @@ def _describe(build: Callable, config: dict, data: ImageSet, settings: dict) -> 
     call.apply_defaults()
     what = {"format": _FORMAT, "build": _name(build), "config": call.arguments, "data": data.digest, **settings}
     try:
-        return json.dumps(what, sort_keys=True)
+        return json.dumps(what, sort_keys=True, default=files.plain)
     except TypeError as reason:
         raise TypeError(f"config: plain values expected (numbers, strings, lists), to be stored: {reason}") from None
 
@@ -149,15 +167,14 @@ def _name(build: Callable) -> str:
 
 
 def _store(folder: Path | str | None) -> Path:
-    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vaenb" / "models"
-    return Path(folder or os.environ.get("VAENB_CACHE") or default)
+    return files.expanded(folder or os.environ.get("VAENB_CACHE") or files.cache_folder("models"))
 
 
 def _digest(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
     sha = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
-    for name in sorted(tensors):
-        sha.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}".encode())
-        sha.update(tensors[name].reshape(-1).view(torch.uint8).numpy())
+    for name, tensor in sorted(tensors.items()):
+        sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        sha.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return sha.hexdigest()
 
 

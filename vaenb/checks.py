@@ -1,11 +1,27 @@
 """Every refusal of bad input, once: which argument, what was expected, what came, and what to do about it."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
 from numbers import Integral, Real
+from types import BuiltinFunctionType, MethodType, ModuleType
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
+
+_PLAIN = (Tensor, np.ndarray, str, bytes, int, float, complex, type, ModuleType, BuiltinFunctionType)  # hold no network
+_ENOUGH = 20_000  # objects looked at, in whatever a model drags along
+
+
+class NotDefined(TypeError):
+    """What was asked for does not exist for this model; the message says why."""
+
+
+GAUSSIAN = "return vaenb.models.DiagonalGaussian(mean, logvar)"  # the remedy for most that is wrong with a posterior
+METHODS = ("posterior", "decode", "log_prior", "log_likelihood")  # of a LatentModel
 
 
 def check_model(model) -> None:
@@ -14,22 +30,76 @@ def check_model(model) -> None:
     In training mode BatchNorm makes the images of one batch influence each other, so that neither an attack nor a
     chain belongs to its image. Raises TypeError or ValueError.
     """
-    adapters = [model]
-    for adapter in adapters:  # grows: an adapter holds its net, or a model that is itself an adapter
-        methods = ("posterior", "decode", "log_prior", "log_likelihood")
-        missing = [m for m in methods if not callable(getattr(adapter, m, None))]
-        if missing:
-            raise TypeError(
-                f"model: {type(adapter).__name__} has no {', '.join(missing)}; a LatentModel has posterior(x), "
-                "decode(z), log_prior(z) and log_likelihood(x, z): wrap yours in a class with these four methods"
-            )
-        parts = [adapter, *vars(adapter).values()] if hasattr(adapter, "__dict__") else [adapter]
-        if any(m.training for part in parts if isinstance(part, nn.Module) for m in part.modules()):
-            raise ValueError(
-                "model: it is in training mode, where BatchNorm mixes the images of a batch; call model.eval()"
-            )
-        models = [part for part in parts if hasattr(part, "log_likelihood") and not isinstance(part, nn.Module)]
-        adapters += [part for part in models if all(part is not known for known in adapters)]
+    missing = [method for method in METHODS if not callable(getattr(model, method, None))]
+    if missing:
+        raise TypeError(
+            f"model: {type(model).__name__} has no {', '.join(missing)}; a LatentModel has posterior(x), "
+            "decode(z), log_prior(z) and log_likelihood(x, z): wrap yours in a class with these four methods"
+        )
+    if in_training(model):
+        raise ValueError(
+            "model: it is in training mode, where BatchNorm mixes the images of a batch; call model.eval()"
+        )
+
+
+def in_training(holder) -> bool:
+    """Whether a network in training mode is at hand: the object itself, or what its attributes and closures hold.
+
+    It looks without calling anything; what is held in other ways is found by `evaluating` as it runs.
+    """
+    seen: set[int] = set()
+    waiting = [holder]
+    while waiting and len(seen) < _ENOUGH:
+        held = waiting.pop()
+        if id(held) in seen or isinstance(held, _PLAIN):
+            continue
+        seen.add(id(held))
+        if isinstance(held, nn.Module) and held.training:
+            return True
+        waiting.extend(_within(held))
+    return False
+
+
+def _within(holder) -> list:
+    """What an object holds: elements, attributes, slots, and what a function or a method was made with."""
+    if isinstance(holder, dict):
+        return list(holder.values())
+    if isinstance(holder, (list, tuple, set, frozenset)):
+        return list(holder)
+    if isinstance(holder, MethodType):
+        return [holder.__self__, holder.__func__]
+    if isinstance(holder, partial):
+        return [holder.func, *holder.args, *holder.keywords.values()]
+    held = list(getattr(holder, "__dict__", {}).values())
+    for kind in type(holder).__mro__:
+        slots = getattr(kind, "__slots__", ())
+        for slot in [slots] if isinstance(slots, str) else slots:
+            held.append(getattr(holder, slot, None))
+    for cell in getattr(holder, "__closure__", None) or ():
+        with suppress(ValueError):  # not filled yet
+            held.append(cell.cell_contents)
+    return held
+
+
+@contextmanager
+def evaluating(name: str) -> Iterator[None]:
+    """Refuse networks that run in training mode meanwhile, however they are held: torch tells of every call."""
+    training: list[str] = []
+
+    def note(module: nn.Module, given) -> None:
+        if module.training and type(module) is not nn.Sequential:  # a slice of one is new, and does nothing itself
+            training.append(type(module).__name__)
+
+    hook = register_module_forward_pre_hook(note)
+    try:
+        yield
+    finally:
+        hook.remove()
+    if training:
+        raise ValueError(
+            f"{name}: it is in training mode, where BatchNorm mixes the images of a batch: a {training[0]} ran in it; "
+            f"call {name}.eval(), or eval() of the network that it holds"
+        )
 
 
 def check_gradients() -> None:
@@ -38,18 +108,142 @@ def check_gradients() -> None:
         raise RuntimeError("an attack or a chain needs gradients, which torch.inference_mode() forbids; use no_grad()")
 
 
+def ordinary(x: Tensor) -> Tensor:
+    """x without its history; of a tensor made in inference mode, which no gradient can pass, a copy."""
+    return x.clone() if x.is_inference() else x.detach()
+
+
 def check_images(x: Tensor, name: str = "x") -> None:
     """Refuse what is not a non-empty float batch (N, C, H, W) of finite values in [0, 1]."""
     check_batch(x, name, dims=4, shape="images (N, C, H, W)")
-    low, high = x.detach().aminmax()
+    low, high = (end.item() for end in x.detach().aminmax())
     if low < 0 or high > 1:
-        hint = "; divide by 255" if high > 2 and low >= 0 else "; (x + 1) / 2 maps −1…1 to 0…1" if low >= -1.01 else ""
-        raise ValueError(f"{name}: pixels in [0, 1] expected, got values from {low:.4g} to {high:.4g}{hint}")
+        got = f"got values from {low:.8g} to {high:.8g}"
+        raise ValueError(f"{name}: pixels in [0, 1] expected, {got}; {_remedy(low, high)}")
+
+
+def _remedy(low: float, high: float) -> str:
+    """What brings pixels from `low` to `high` into [0, 1]."""
+    if low >= 0 and high > 2:
+        whole = next((most for most in (255, 4095, 65535) if high <= most), high)
+        standardised = "; if they were standardised, x · std + mean undoes it" if high < 10 else ""
+        return f"divide by {whole:g}{standardised}"
+    if -1.01 <= low < -0.5 and high <= 1.01:
+        return "(x + 1) / 2 maps −1…1 to 0…1; of images with noise, x.clamp(0, 1) cuts off what is outside"
+    if low < -1.01 or (low < 0 and high > 2):
+        return "if they were standardised, x · std + mean undoes it"
+    return "x.clamp(0, 1) cuts off what a resize or noise left outside"
+
+
+def check_model_and_images(model, x: Tensor, **counts: int) -> None:
+    """The door of every engine: refuse a model, images x (N, C, H, W) and counts that it can't work with.
+
+    Of the model it calls the four methods on two images and looks at the shapes of what comes back: a likelihood that
+    is summed over the batch, a tuple or a torch.distributions object in place of a posterior or of images would give
+    wrong numbers in silence.
+    """
+    check_model(model)
+    check_images(x)
+    check_counts(**counts)
+    few = x[:2].detach()
+    with torch.no_grad(), evaluating("model"):
+        q = model.posterior(few)
+        check_posterior(q, len(few))
+        images = model.decode(q.mean)
+        check_decoded(images, few)
+        check_pixels(images)
+        for name, check, density in (
+            ("log_prior", check_nats, lambda: model.log_prior(q.mean)),
+            ("log_likelihood", check_nats, lambda: model.log_likelihood(few, q.mean)),
+            ("posterior.log_prob", check_each, lambda: q.log_prob(q.mean)),  # infinite where q has no spread
+        ):
+            try:
+                check(density(), name, len(few))
+            except NotDefined:
+                continue
+
+
+def check_posterior(q, count: int) -> None:
+    """Refuse what is no posterior of `count` images: a distribution over flat latents, with what attacks use of it."""
+    missing = [name for name in ("mean", "stddev", "rsample", "log_prob", "__getitem__") if not hasattr(q, name)]
+    if isinstance(q, (tuple, list, dict, Tensor)) or missing:
+        lacks = f" without {', '.join(missing).replace('__getitem__', '[index]')}" if missing else ""
+        raise TypeError(
+            "posterior: a distribution with mean, stddev, rsample, log_prob, kl and [index] expected, got "
+            f"{type(q).__name__}{lacks}; {GAUSSIAN}"
+        )
+    for name, value in (("posterior.mean", q.mean), ("posterior.stddev", q.stddev)):
+        if isinstance(value, Tensor) and value.ndim > 2:
+            raise ValueError(
+                f"{name}: flat latents (N, D) expected, got {tuple(value.shape)}; use .flatten(1), and "
+                f"z.unflatten(1, {tuple(value.shape[1:])}) first in decode"
+            )
+        check_batch(value, name, dims=2, shape="flat latents (N, D)")
+        if len(value) != count or value.shape != q.mean.shape:
+            raise ValueError(f"{name}: a row for each of {count} images expected, got {tuple(value.shape)}")
+
+
+def check_decoded(images, x: Tensor | None = None) -> None:
+    """Refuse what `decode` gives where it is no tensor of images (N, C, H, W), in the shape of x if there is one."""
+    if not isinstance(images, Tensor):
+        raise TypeError(
+            f"decode: a tensor of images expected, got {type(images).__name__}; return the tensor in it, such as "
+            ".sample (diffusers) or .reconstruction (pythae)"
+        )
+    if images.ndim != 4 or (x is not None and images.shape != x.shape):
+        wanted = "(N, C, H, W)" if x is None else f"{tuple(x.shape)}, as x,"
+        hint = "flat pixels need .view(-1, C, H, W)" if images.ndim == 2 else "is it the images' size and channels?"
+        raise ValueError(f"decode: images {wanted} expected, got {tuple(images.shape)}; {hint}")
+
+
+def check_pixels(images: Tensor) -> None:
+    """Refuse decoded images that are no pixels in [0, 1], saying what a decoder's output may be instead."""
+    try:
+        check_images(images, "decode")
+    except ValueError as error:
+        logits = images.detach().isfinite().all() and images.detach().min() < -1.01
+        hint = "; these look like logits: use .sigmoid()" if logits else ""
+        raise ValueError(f"{error}{hint}") from None
+
+
+def check_each(value, name: str, count: int) -> None:
+    """Refuse what is not one number for each of `count` images, (N,). Raises ValueError."""
+    if not isinstance(value, Tensor) or value.shape != (count,):
+        got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        many = isinstance(value, Tensor) and value.ndim > 1
+        hint = "use .flatten(1).sum(1)" if many else "sum over pixels or dimensions, never over the images"
+        raise ValueError(f"{name}: nats, one number for each image, ({count},), expected, got {got}; {hint}")
+
+
+def check_channels(x: Tensor, name: str = "x") -> None:
+    """Refuse images (N, C, H, W) that are neither grey nor in colour."""
+    if x.shape[1] not in (1, 3):
+        raise ValueError(f"{name}: one or three channels expected (N, C, H, W), got shape {tuple(x.shape)}")
 
 
 def check_latents(z: Tensor, name: str = "z") -> None:
     """Refuse what is not a non-empty float batch (N, D) of finite values."""
     check_batch(z, name, dims=2, shape="flat latents (N, D)")
+
+
+def check_nats(value, name: str, count: int) -> None:
+    """Refuse log densities that are not finite, one for each of `count` images: (N,). Raises ValueError."""
+    check_each(value, name, count)
+    if not value.isfinite().all():
+        raise ValueError(f"{name}: finite nats expected, got {value.tolist()}")
+
+
+def check_input(network: nn.Module, x: Tensor, name: str, shape: tuple[int, ...]) -> None:
+    """Refuse what is not a batch (N, *shape) of the dtype and on the device of the network's weights."""
+    if x.shape[1:] != shape:
+        raise ValueError(f"{name}: a batch (N, {', '.join(map(str, shape))}) expected, got {tuple(x.shape)}")
+    weight = next(network.parameters(), x)
+    same_type = x.dtype == weight.dtype or torch.is_autocast_enabled(x.device.type)
+    if not same_type or x.device != weight.device:
+        hint = f"{name}.to(…)" if x.is_floating_point() else f"{name}.float() / 255"
+        raise TypeError(
+            f"{name}: the model's {weight.dtype} on {weight.device} expected, got {x.dtype} on {x.device}; use {hint}"
+        )
 
 
 def check_labels(labels: Tensor, count: int, classes: int | None = None) -> None:
@@ -70,14 +264,44 @@ def check_classifier(classifier) -> None:
     """Refuse what cannot be called, and a network in training mode. Raises TypeError or ValueError."""
     if not callable(classifier):
         raise TypeError(f"classifier: a callable that gives logits (N, K) expected, got {type(classifier).__name__}")
-    if isinstance(classifier, nn.Module) and any(m.training for m in classifier.modules()):
+    if in_training(classifier):
         raise ValueError("classifier: it is in training mode; call classifier.eval()")
 
 
-def check_whole(name: str, value, least: int = 1) -> None:
-    """Refuse what is not a whole number ≥ `least`; numpy's are whole numbers, True is none. Raises ValueError."""
-    if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
-        raise ValueError(f"{name}: a whole number ≥ {least} expected, got {value!r}")
+def check_logits(values, count: int, name: str = "classifier") -> None:
+    """Refuse what a classifier gives for `count` images unless it is finite logits (count, K), K ≥ 2."""
+    if not isinstance(values, Tensor) or values.ndim != 2 or len(values) != count or values.shape[1] < 2:
+        got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+        raise ValueError(f"{name}: logits ({count}, K) with K ≥ 2 expected for {count} images, got {got}")
+    if not values.isfinite().all():
+        raise ValueError(f"{name}: NaN or infinite logits")
+    if values.min() >= 0 and (values.sum(1) - 1).abs().max() < max(1e-4, 2 * torch.finfo(values.dtype).eps):
+        raise ValueError(f"{name}: it gives probabilities; logits expected, the values before the softmax")
+
+
+def check_probabilities(values, labels: Tensor) -> None:
+    """Refuse what are not probabilities (N, K), each row's sum 1, with labels (N,). Raises TypeError or ValueError."""
+    check_batch(values, "probabilities", dims=2, shape="probabilities (N, K)")
+    low, off = values.min(), (values.double().sum(1) - 1).abs().max()
+    if low < -1e-4 or off > max(1e-4, torch.finfo(values.dtype).eps):
+        raise ValueError(
+            f"probabilities: rows in [0, 1] that sum to 1 expected, got values from {low:.4g} and sums up to {off:.4g} "
+            "away from 1; these look like logits, use .float().softmax(1)"
+        )
+    check_labels(labels, *values.shape)
+
+
+def check_image_shape(shape, least: int = 1) -> None:
+    """Refuse what is not (C, H, W) in whole numbers, with sides of at least so many pixels."""
+    if len(shape) != 3 or not all(isinstance(n, Integral) for n in shape) or shape[0] < 1 or min(shape[1:]) < least:
+        raise ValueError(f"image_shape: (C, H, W) with sides of at least {least} pixels expected, got {shape!r}")
+
+
+def check_whole(name: str, value, least: int = 1, most: float = math.inf) -> None:
+    """Refuse what is not a whole number in these bounds; numpy's are whole numbers, True is none. Raises ValueError."""
+    if not isinstance(value, Integral) or isinstance(value, bool) or not least <= int(value) <= most:
+        bounds = f"≥ {least}" if most == math.inf else f"from {least} to {most}"
+        raise ValueError(f"{name}: a whole number {bounds} expected, got {value!r}")
 
 
 def check_counts(**counts: int) -> None:
@@ -100,8 +324,8 @@ def check_number(
 
     Raises ValueError, as in "lr: a positive learning rate expected, got -1".
     """
-    fits = isinstance(value, Real) and above < value < below and least <= value <= most
-    if not fits:
+    inside = isinstance(value, Real) and above < float(value) < below and least <= float(value) <= most
+    if not inside:
         raise ValueError(f"{name}: {what} expected, got {value!r}")
 
 
@@ -120,6 +344,62 @@ def check_vector(x, name: str, count: int | None = None) -> None:
         raise ValueError(f"{name}: one number for each image, ({count or 'N'},), expected, got shape {tuple(x.shape)}")
     if not x.isfinite().all():
         raise ValueError(f"{name}: NaN or infinite values at {(~x.isfinite()).nonzero().flatten().tolist()[:5]}")
+
+
+def check_rows(x, name: str = "x") -> None:
+    """Refuse what is not a non-empty float batch (N, ...) of finite values, whatever a row is."""
+    dims = max(2, x.ndim) if isinstance(x, Tensor) else 2
+    check_batch(x, name, dims=dims, shape="rows (N, ...)")
+
+
+def check_box(name: str, box, x: Tensor, of: str) -> None:
+    """Refuse what is neither None nor (low, high) around all values of x, an argument called `of`."""
+    if box is None:
+        return
+    if not isinstance(box, (tuple, list)) or len(box) != 2 or not box[0] < box[1]:
+        raise ValueError(f"{name}: None or (low, high) with low < high expected, got {box!r}")
+    low, high = x.detach().aminmax()
+    if low < box[0] or high > box[1]:
+        raise ValueError(f"{of}: values in {name}={box} expected, got {low:.4g} to {high:.4g}")
+
+
+def check_shape(x, name: str, shape: Iterable[int], what: str) -> None:
+    """Refuse what is not a tensor of this shape; `what` says in words what it is, as in "as x"."""
+    shape = tuple(shape)
+    got = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
+    if got != shape:
+        raise ValueError(f"{name}: {shape}, {what}, expected, got {got}")
+
+
+def check_features(least: int = 1, **sets: Tensor) -> None:
+    """Refuse sets of features (N, F) of two networks, or of fewer than `least` rows: `check_features(2, a=a, b=b)`."""
+    for name, x in sets.items():
+        check_batch(x, name, dims=2, shape="features (N, F)")
+        if len(x) < least:
+            raise ValueError(f"{name}: at least {least} rows expected, got {len(x)}")
+    widths = [x.shape[1] for x in sets.values()]
+    if len(set(widths)) > 1:
+        raise ValueError(f"{', '.join(sets)}: features of one network expected, got {widths} of them")
+
+
+def check_radii(radii, least: int = 1) -> None:
+    """Refuse what is not a float tensor (K,) of at least `least` increasing radii ≥ 0. Raises TypeError, ValueError."""
+    if not isinstance(radii, Tensor) or not radii.is_floating_point():
+        raise TypeError(f"radii: a float tensor (K,) expected, got {type(radii).__name__}")
+    if radii.ndim != 1 or len(radii) < least:
+        raise ValueError(f"radii: a vector of at least {least} radii expected, got shape {tuple(radii.shape)}")
+    if not radii.isfinite().all() or radii[0] < 0 or (radii.diff() <= 0).any():
+        raise ValueError(f"radii: finite, increasing and not negative expected, got {radii.tolist()}")
+
+
+def check_curve(values, name: str, radii: Tensor) -> None:
+    """Refuse what is not a finite float tensor (K,) or (K, N) over K radii. Raises TypeError or ValueError."""
+    if not isinstance(values, Tensor) or not values.is_floating_point():
+        raise TypeError(f"{name}: a float tensor (K,) or (K, N) expected, got {type(values).__name__}")
+    if values.shape[:1] != radii.shape:
+        raise ValueError(f"{name}: a row for each of the {len(radii)} radii expected, got shape {tuple(values.shape)}")
+    if not values.isfinite().all():
+        raise ValueError(f"{name}: finite values expected; PSNR is infinite at radius 0: leave that radius out")
 
 
 def check_batch(x, name: str, *, dims: int, shape: str) -> None:

@@ -9,13 +9,11 @@
     not_greater   high <= b                low > b
     equivalent    -b < low and high < b    low >= b or high <= -b
 
-Anything else is inconclusive, and so is a cell whose trainings (seeds) disagree. A run of fewer than three trainings,
+Anything else is inconclusive, and so is a cell whose trainings (seeds) disagree, or of which no number of each is known
+(unless nothing was trained, as its data "analytic" say). A run of fewer than three trainings,
 and one of the quick profile, shows its numbers and decides nothing. A claim over several cells (models, data sets,
 radii) holds where it holds in all; it is incomplete where it holds in all that was measured, and a data set of the
 claim is missing.
-Intervals are percentile bootstraps over images (Efron and Tibshirani 1993, chapter 13): a little narrow where images
-are few (of a normal sample's mean, 10 images give 87 %, 24 give 91 % and 40 give 93 % instead of 95 %), and blind to
-what happened to no image: where none of 30 changed its label, up to a tenth of all may.
 """
 
 import csv
@@ -23,20 +21,22 @@ import difflib
 import hashlib
 import json
 import math
-import os
+import operator
 import platform
 import warnings
+from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata, resources
+from itertools import chain
 from pathlib import Path
 
 import torch
 
 from vaenb import files
-from vaenb.files import project_folder, runs_folder
+from vaenb.checks import check_choice, check_whole
 from vaenb.stats import Estimate
 
 PROFILES = ("quick", "paper")
@@ -49,8 +49,8 @@ LEGEND = (
     "where one training alone lies on the other side of the bound. *Incomplete*: what was measured holds, and a data "
     "set of the claim (*no …*) is missing. *Stand-in*: another set, shown in its place and never counted."
 )
-_WITHOUT = (NO_VERDICT, FEW_TRAININGS)
-_ORDER = (*_WITHOUT, "contradicted", "inconclusive", "reproduced")  # the first found among the cells is the claim's
+# the first that is found among a claim's cells is the claim's
+_ORDER = (NO_VERDICT, FEW_TRAININGS, "contradicted", "inconclusive", "reproduced")
 
 
 @dataclass(frozen=True)
@@ -71,9 +71,9 @@ class Claim:
     @property
     def bounded(self) -> str:
         """What is claimed of the statistic, in words, such as "greater than 0.1"."""
-        words = {"greater": "greater than", "less": "less than", "equivalent": "0 within ±"}
-        words |= {"not_less": "not less than", "not_greater": "not greater than"}
-        return f"{words[self.kind]} {self.bound:g}".replace("± ", "±")
+        if self.kind == "equivalent":
+            return f"0 within ±{self.bound:g}"
+        return f"{self.kind.replace('_', ' ')} than {self.bound:g}"
 
     @property
     def document(self) -> str:
@@ -88,8 +88,11 @@ _NUMBERS = tuple(f.name for f in fields(Estimate))
 def load() -> dict[str, Claim]:
     """Read the claims by id, in the documents' order."""
     text = (resources.files("vaenb") / "claims.csv").read_text(encoding="utf-8")
-    rows = csv.DictReader(text.splitlines())
-    return {r["id"]: Claim(**(r | {"bound": float(r["bound"]), "data": _names(r["data"])})) for r in rows}
+    claims = {}
+    for row in csv.DictReader(text.splitlines()):
+        bound, data = float(row.pop("bound")), _names(row.pop("data"))
+        claims[row["id"]] = Claim(**row, bound=bound, data=data)
+    return claims
 
 
 def verdict(claim: Claim, estimate: Estimate) -> str:
@@ -118,7 +121,7 @@ class Evidence:
 
     def __post_init__(self):
         _claim(self.claim)
-        _check_profile(self.profile)
+        check_choice("profile", self.profile, PROFILES)
         if not _names(self.data):
             raise ValueError("data must name the data set that was measured, got an empty name")
         if not self.cells or not all(isinstance(e, Estimate) for e in self.cells.values()):
@@ -142,10 +145,10 @@ class Evidence:
 
     def rows(self) -> list[dict]:
         """Give one flat dict a cell, as the ledger keeps them."""
-        run = {k: getattr(self, k) for k in ["data", "counts", "profile", "notebook", "seeds", "settings", "started"]}
-        return [
-            {"cell": name, **asdict(e), "verdict": self._cell_verdict(name), **run} for name, e in self.cells.items()
-        ]
+        run = {"data": self.data, "counts": self.counts, "profile": self.profile, "notebook": self.notebook}
+        run |= {"seeds": self.seeds, "settings": self.settings, "started": self.started}
+        cells = self.cells.items()
+        return [{"cell": name, **asdict(e), "verdict": self._cell_verdict(name), **run} for name, e in cells]
 
     def _cell_verdict(self, name: str) -> str:
         """Hold the interval over images against the bound, and every training's own effect, too: all must agree."""
@@ -154,8 +157,10 @@ class Evidence:
         if len(set(self.seeds)) < 3:
             return FEW_TRAININGS
         claim = _claim(self.claim)
-        single = {verdict(claim, Estimate(v, v, v)) for v in self.per_seed.get(name, ())}
         pooled = verdict(claim, self.cells[name])
+        if name not in self.per_seed:
+            return pooled if self.data == "analytic" else "inconclusive"
+        single = {verdict(claim, Estimate(v, v, v)) for v in self.per_seed[name]}
         return pooled if single <= {pooled} else "inconclusive"
 
     def to_json(self) -> dict:
@@ -168,7 +173,8 @@ class Evidence:
         """Read back what `to_json` gave. Raises KeyError, TypeError, ValueError or AttributeError on anything else."""
         text = {k: str(item[k]) for k in ("claim", "data", "profile", "notebook", "settings", "started")}
         cells = {name: _estimate(cell) for name, cell in item["cells"].items()}
-        return cls(**text, seeds=tuple(item["seeds"]), cells=cells, per_seed=dict(item["per_seed"]))
+        seeds = tuple(map(operator.index, item["seeds"]))
+        return cls(**text, seeds=seeds, cells=cells, per_seed=dict(item["per_seed"]))
 
 
 @dataclass
@@ -187,52 +193,73 @@ class Run:
         """Store a claim's estimates in the folder's claims.json; a second call for the same data adds its cells.
 
         cells: one estimate per model, radius, ...; data: as the claim names it; per_seed: a cell's effect at each seed
-        of the run. Raises ValueError for an unknown claim, OSError (naming the folder) where it can't be written.
+        of the run, without which it decides nothing. Raises ValueError for an unknown claim, OSError (naming the
+        folder) where it can't be written.
         """
-        made_by = self.profile, self.notebook, self.seeds, self.settings, self.started
-        new = Evidence(claim_id, "; ".join(_names(data)), *made_by, dict(cells), dict(per_seed or {}))
+        new = Evidence(
+            claim=claim_id,
+            data="; ".join(_names(data)),
+            profile=self.profile,
+            notebook=self.notebook,
+            seeds=self.seeds,
+            settings=self.settings,
+            started=self.started,
+            cells=dict(cells),
+            per_seed={name: list(map(float, numbers)) for name, numbers in (per_seed or {}).items()},
+        )
         key = new.claim, new.data
         if old := self.evidence.get(key):
-            spread = {name: v for name, v in old.per_seed.items() if name not in new.cells}
-            new = Evidence(*key, *made_by, old.cells | new.cells, spread | new.per_seed)
+            spread = {name: numbers for name, numbers in old.per_seed.items() if name not in new.cells}
+            new = replace(new, cells=old.cells | new.cells, per_seed=spread | new.per_seed)
         evidence = self.evidence | {key: new}
         files.write_json(self.folder / "claims.json", [e.to_json() for e in evidence.values()])
         self.evidence = evidence
         return new
 
 
+def parameters(namespace: dict) -> dict:
+    """Pick from a notebook's `globals()` what its parameters cell has defined: the plain values, without `folder`.
+
+    To be called before anything else plain (a bool, int, float, str or list) is defined. Names that begin with an
+    underscore, and IPython's own, are left out; `folder` says where results go, and is no setting of a run.
+    """
+    found = {}
+    for name, value in namespace.items():
+        if isinstance(value, (bool, int, float, str, list)) and not name.startswith("_"):
+            found[name] = value
+    for name in ("In", "folder"):
+        found.pop(name, None)
+    return found
+
+
 def start_run(
-    notebook: str,
-    *,
-    profile: str,
-    seeds: Iterable[int],
-    data: dict[str, str],
-    settings: dict,
-    device="cpu",
-    folder: Path | str | None = None,
+    notebook: str, parameters: dict, *, data: dict[str, str], seeds: Iterable[int], folder: Path | str | None = None
 ) -> Run:
     """Open a results folder and write run.json: what is about to run, on what, with which versions.
 
-    data: the digest of each set by name. The folder is the argument, else VAENB_RUN, else `<runs>/<notebook>-<hash of
-    settings, profile, seeds and data>`. An earlier run's claims there are cleared. Raises OSError naming the folder.
+    parameters: the notebook's, by name (see `parameters`), among them `profile` (else "quick") and `device` (else
+    "cpu"); data: the digest of each set by name; folder: by default `<runs>/<notebook>-<hash of parameters, seeds and
+    data>`. An earlier run's claims there are cleared. Raises ValueError, and OSError naming the folder.
     """
     load()  # now, and not at the first record, hours later: the package may be changed under a long run
-    _check_profile(profile)
+    profile = parameters.get("profile", "quick")
+    check_choice("profile", profile, PROFILES)
     if not notebook or Path(notebook).name != notebook:
         raise ValueError(f"notebook must be a plain name such as '03_defences', got {notebook!r}")
-    seeds = tuple(int(s) for s in seeds)
+    seeds = tuple(files.plainly(list(seeds)))
     if not seeds:
         raise ValueError("seeds must hold at least one seed, got none")
-    made_by = json.dumps([settings, profile, seeds, data], sort_keys=True, default=files.plain)
+    for seed in seeds:
+        check_whole("seeds", seed, least=0)
+    made_by = json.dumps([parameters, seeds, data], sort_keys=True, default=files.plain)
     key = hashlib.sha256(made_by.encode()).hexdigest()[:8]
-    default = runs_folder() / f"{notebook}-{key}"
-    folder = Path(folder or os.environ.get("VAENB_RUN") or default).expanduser().absolute()
-    run = Run(folder, notebook, profile, seeds, key, datetime.now(UTC).isoformat(timespec="microseconds"))
-    about = {"notebook": notebook, "profile": profile, "seeds": seeds, "data": data, "settings": settings}
-    about |= {"device": str(device), "threads": torch.get_num_threads(), "versions": _versions()}
+    folder = files.expanded(folder or files.runs_folder() / f"{notebook}-{key}").absolute()
+    started = datetime.now(UTC).isoformat(timespec="microseconds")
+    about = {"notebook": notebook, "profile": profile, "seeds": seeds, "data": data, "settings": parameters}
+    where = {"device": parameters.get("device", "cpu"), "threads": torch.get_num_threads(), "versions": _versions()}
     files.write_json(folder / "claims.json", [])  # first, so that an earlier run's claims never stand by new settings
-    files.write_json(folder / "run.json", about | {"started": run.started})
-    return run
+    files.write_json(folder / "run.json", {**about, **where, "started": started})
+    return Run(folder, notebook, profile, seeds, key, started)
 
 
 def ledger(folders: Iterable[Path | str] | None = None) -> list[dict]:
@@ -245,16 +272,19 @@ def ledger(folders: Iterable[Path | str] | None = None) -> list[dict]:
     add up to one of three, whose trainings are held against each other: give `num_seeds`. What an unfinished run left
     does not count, and a damaged file is named in a warning and skipped.
     """
-    roots = [runs_folder(), project_folder() / "figures"] if folders is None else [Path(f) for f in folders]
+    roots = [files.runs_folder(), files.project_folder() / "figures"] if folders is None else [Path(f) for f in folders]
     if folders is not None and (absent := [str(f) for f in roots if not f.is_dir()]):
         raise ValueError(f"folders must be existing folders, got {', '.join(absent)}")
+    found = []
+    for root in roots:
+        for path in sorted(root.rglob("claims.json")):
+            if UNFINISHED not in path.relative_to(root).parts:
+                found += read(path)
     cells: dict[str, dict[tuple, list[dict]]] = {name: {} for name in load()}
-    paths = [(root, path) for root in roots for path in sorted(root.rglob("claims.json"))]
-    found = [e for root, path in paths if UNFINISHED not in path.relative_to(root).parts for e in read(path)]
     for evidence in sorted(found, key=lambda e: e.started):  # so that a newer run replaces an older one
         same = (evidence.notebook, evidence.data, evidence.settings, evidence.seeds)
         cells[evidence.claim][same] = evidence.rows()
-    return [_row(claim, [row for rows in cells[name].values() for row in rows]) for name, claim in load().items()]
+    return [_row(claim, list(chain(*cells[name].values()))) for name, claim in load().items()]
 
 
 def table(rows: list[dict], *, statements: bool = False) -> str:
@@ -265,43 +295,60 @@ def table(rows: list[dict], *, statements: bool = False) -> str:
     With `statements`, which are too long for a terminal, each claim stands in words, with its statistic and bound, and
     columns are not padded.
     """
-    heads = ["claim", "verdict", "document / here [95 %]", "data", "seeds", "notebook"]
+    heads = [
+        "what it says" if statements else "claim",
+        "verdict",
+        "document / here [95 %]",
+        "data",
+        "seeds",
+        "notebook",
+    ]
     if statements:
-        heads[:1], heads[3:3] = ["what it says"], ["measured as"]
+        heads.insert(3, "measured as")
     lines = [heads]
-    for r in rows:
-        claim, seeds = _claim(r["claim"]), ", ".join(map(str, r["seeds"]))
-        both = f"{claim.published or '–'} / {_effect(r) or '–'}"
-        line = [claim.id, r["verdict"], both, _data(r), seeds, r["notebook"]]
+    for row in rows:
+        claim = _claim(row["claim"])
+        name = f"{claim.statement} (`{claim.id}`)" if statements else claim.id
+        both = f"{claim.published or '–'} / {_effect(row) or '–'}"
+        line = [name, row["verdict"], both, _data(row), ", ".join(map(str, row["seeds"])), row["notebook"]]
         if statements:
-            line[:1], line[3:3] = [f"{claim.statement} (`{claim.id}`)"], [f"{claim.statistic}: {claim.bounded}"]
-        lines.append([text.replace("|", "\\|") for text in line])
+            line.insert(3, f"{claim.statistic}: {claim.bounded}")
+        lines.append(list(map(_escaped, line)))
     widths = [0 if statements else max(map(len, column)) for column in zip(*lines, strict=True)]
-    lines.insert(1, ["-" * max(w, 3) for w in widths])
-    return "\n".join("| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in lines)
+    lines.insert(1, ["-" * max(width, 3) for width in widths])
+    return "\n".join(_line(map(str.ljust, line, widths)) for line in lines)
 
 
 def summary(rows: list[dict]) -> str:
     """Count the verdicts of each document's claims, as a Markdown table with a line for all."""
-    verdicts = ("reproduced", "contradicted", "inconclusive", INCOMPLETE, *_WITHOUT, NOT_MEASURED)
-    verdicts = [v for v in verdicts if any(r["verdict"] == v for r in rows)]
-    documents = dict.fromkeys(r["document"] for r in rows)  # each once, in order
-    groups = {document: [r for r in rows if r["document"] == document] for document in documents}
-    lines = ["| document | claims | " + " | ".join(verdicts) + " |", "|---|" + "---:|" * (1 + len(verdicts))]
-    for document, part in (groups | {"all": rows}).items():
-        counts = [sum(r["verdict"] == v for r in part) for v in verdicts]
-        lines.append("| " + " | ".join([document, str(len(part)), *(str(c) if c else "" for c in counts)]) + " |")
+    found = Counter(row["verdict"] for row in rows)
+    order = ("reproduced", "contradicted", "inconclusive", INCOMPLETE, NO_VERDICT, FEW_TRAININGS, NOT_MEASURED)
+    verdicts = [verdict for verdict in order if found[verdict]]
+    documents = dict.fromkeys(row["document"] for row in rows)  # each once, in order
+    lines = [_line(["document", "claims", *verdicts]), "|---|" + "---:|" * (1 + len(verdicts))]
+    for document in (*documents, "all"):
+        counts = Counter(row["verdict"] for row in rows if document in ("all", row["document"]))
+        lines.append(_line([document, str(counts.total()), *(str(counts[verdict] or "") for verdict in verdicts)]))
     return "\n".join(lines)
 
 
+def _line(texts: Iterable[str]) -> str:
+    return "| " + " | ".join(texts) + " |"
+
+
+def _escaped(text: str) -> str:
+    """A text that stays in its cell of a Markdown table."""
+    return " ".join(text.splitlines()).replace("|", "\\|")
+
+
 def _row(claim: Claim, cells: list[dict]) -> dict:
-    trained = [c for c in cells if c["profile"] == "paper" and c["counts"]]
-    paper = [c for c in trained if c["verdict"] != FEW_TRAININGS] or trained
-    quick = [c for c in cells if c["profile"] == "quick"]
-    shown = paper or [c for c in quick if c["counts"]] or quick or cells
-    measured = {name for c in shown if c["counts"] for name in _names(c["data"])}
+    trained = [cell for cell in cells if cell["counts"] and cell["profile"] == "paper"]
+    paper = [cell for cell in trained if cell["verdict"] != FEW_TRAININGS] or trained
+    quick = [cell for cell in cells if cell["profile"] == "quick"]
+    shown = paper or [cell for cell in quick if cell["counts"]] or quick or cells
+    measured = {name for cell in shown if cell["counts"] for name in _names(cell["data"])}
     missing = [name for name in claim.data if name not in measured]
-    result = _overall(c["verdict"] for c in paper or quick)
+    result = _overall(cell["verdict"] for cell in paper or quick)
     return {
         "claim": claim.id,
         "document": claim.document,
@@ -310,10 +357,10 @@ def _row(claim: Claim, cells: list[dict]) -> dict:
         "data": [name for name in claim.data if name in measured],
         "missing": missing,
         "cells": cells,
-        "shown": sorted(shown, key=lambda c: (_ORDER.index(c["verdict"]), _margins(claim, _estimate(c))[0])),
-        "notebook": ", ".join(sorted({c["notebook"] for c in shown})),
+        "shown": sorted(shown, key=lambda cell: (_ORDER.index(cell["verdict"]), _margins(claim, _estimate(cell))[0])),
+        "notebook": ", ".join(sorted({cell["notebook"] for cell in shown})),
         "profile": shown[0]["profile"] if shown else "",
-        "seeds": sorted({seed for c in shown for seed in c["seeds"]}),
+        "seeds": sorted(set().union(*(cell["seeds"] for cell in shown))),
     }
 
 
@@ -337,27 +384,32 @@ def _margins(claim: Claim, estimate: Estimate) -> tuple[float, float]:
 
 
 def _estimate(cell: dict) -> Estimate:
-    return Estimate(**{k: cell[k] for k in _NUMBERS})
+    return Estimate(effect=cell["effect"], low=cell["low"], high=cell["high"], n=cell["n"])
 
 
 def _effect(row: dict) -> str:
+    """Give the number of the weakest cell and its interval, and how many cells hold, fail and are open."""
     if not row["shown"]:
         return ""
-    cell, several = row["shown"][0], len({c["data"] for c in row["shown"]}) > 1
+    cell = row["shown"][0]
     number = f"{cell['effect']:.3g} [{cell['low']:.3g}, {cell['high']:.3g}]"
     if len(row["shown"]) == 1:
         return number
+    weakest = cell["cell"]
+    if len({other["data"] for other in row["shown"]}) > 1:
+        weakest += f" on {cell['data']}"
+    counts = Counter(other["verdict"] for other in row["shown"] if other["counts"])
     words = {"reproduced": "hold", "contradicted": "fail", "inconclusive": "open"}
-    counts = {word: sum(c["verdict"] == v for c in row["shown"] if c["counts"]) for v, word in words.items()}
-    told = ", ".join(f"{count} {word}" for word, count in counts.items() if count)
-    weakest = cell["cell"] + (f" on {cell['data']}" if several else "") + (f"; {told}" if told else "")
-    return f"{number} (weakest of {len(row['shown'])}: {weakest})"
+    told = ", ".join(f"{counts[verdict]} {word}" for verdict, word in words.items() if counts[verdict])
+    return f"{number} (weakest of {len(row['shown'])}: {weakest}{'; ' if told else ''}{told})"
 
 
 def _data(row: dict) -> str:
-    standins = sorted({c["data"] for c in row["cells"] if not c["counts"]})
-    names = row["data"] + [f"{name} (stand-in)" for name in standins] + [f"no {name}" for name in row["missing"]]
-    return "; ".join(names) if row["cells"] else ""
+    if not row["cells"]:
+        return ""
+    standins = {f"{cell['data']} (stand-in)" for cell in row["cells"] if not cell["counts"]}
+    absent = [f"no {name}" for name in row["missing"]]
+    return "; ".join([*row["data"], *sorted(standins), *absent])
 
 
 def _names(data: str) -> tuple[str, ...]:
@@ -371,11 +423,6 @@ def _claim(claim_id: str) -> Claim:
     return load()[claim_id]
 
 
-def _check_profile(profile: str):
-    if profile not in PROFILES:
-        raise ValueError(f"profile must be one of {PROFILES}, got {profile!r}")
-
-
 def read(path: Path) -> list[Evidence]:
     """Read one claims.json; a damaged file is named in a warning, and gives nothing."""
     try:
@@ -387,9 +434,10 @@ def read(path: Path) -> list[Evidence]:
 
 def read_strictly(path: Path) -> list[Evidence]:
     """Read one claims.json. Raises OSError, or ValueError naming a damaged file."""
+    items = files.read_json(path, list)
     try:
-        return [Evidence.from_json(item) for item in json.loads(path.read_text(encoding="utf-8"))]
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        return [Evidence.from_json(item) for item in items]
+    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is damaged ({type(error).__name__}: {error})") from error
 
 

@@ -2,10 +2,12 @@
 
 import math
 from dataclasses import dataclass
+from numbers import Integral
 
 import torch
 from torch import Tensor
 
+from vaenb.checks import check_whole
 from vaenb.contract import NotDefined
 
 
@@ -60,12 +62,20 @@ class DiagonalGaussian:
         return 0.5 * (difference.exp() + shift - 1 - difference).sum(1)
 
     def __getitem__(self, index) -> "DiagonalGaussian":
+        if isinstance(index, Integral):  # one image's posterior, in the same shapes
+            index = [index]
         return DiagonalGaussian(self.mean[index], self.logvar[index])
 
 
 def standard_normal(like: Tensor) -> DiagonalGaussian:
     """N(0, I) in the shape, dtype and device of `like` (N, D)."""
     return DiagonalGaussian(torch.zeros_like(like), torch.zeros_like(like))
+
+
+def seeded(seed: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """Make a random generator from a seed, any whole number, numpy's too. Raises ValueError for another."""
+    check_whole("seed", seed, least=-(2**63), most=2**64 - 1)
+    return torch.Generator(device).manual_seed(int(seed))
 
 
 def randn_like(x: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -79,4 +89,6 @@ def rand_like(x: Tensor, generator: torch.Generator | None = None) -> Tensor:
 
 
 def _home(x: Tensor, generator: torch.Generator | None) -> torch.device:
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise TypeError(f"generator: a torch.Generator expected, got {generator!r}; seeded(seed) makes one")
     return generator.device if generator else x.device

@@ -1,13 +1,18 @@
 """Writing files so that nothing is lost: a reader sees the old file or the whole new one."""
 
 import csv
+import hashlib
 import io
 import json
 import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T", bound="dict | list")
 
 
 @contextmanager
@@ -58,12 +63,60 @@ def plain(value):
     raise TypeError(f"settings and data must be numbers, texts, lists or dicts, got {type(value).__name__} {value!r}")
 
 
+def plainly(value):
+    """Give a value as JSON has it: plain numbers, lists, texts. Raises TypeError; ValueError for NaN and infinity."""
+    return json.loads(json.dumps(value, default=plain, allow_nan=False, ensure_ascii=False).encode())
+
+
+def read_json(path: Path, kind: type[T]) -> T:
+    """Read JSON of a kind, dict or list. Raises OSError, and ValueError naming a damaged file."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    if not isinstance(value, kind):
+        expected = "object" if kind is dict else "list"
+        raise ValueError(f"{path} is damaged: a JSON {expected} expected, got {type(value).__name__}")
+    return value
+
+
+def digest(path: Path) -> str:
+    """Hash a file's content; of a file that has not been touched since, what was found before is given."""
+    status = path.stat()
+    return _digest(path.absolute(), status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+@cache
+def _digest(path: Path, *status: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def project_folder() -> Path:
     """Give the folder that this package is installed from with its notebooks; else the current one."""
     root = Path(__file__).resolve().parents[1]
     return root if (root / "pyproject.toml").is_file() else Path.cwd()
 
 
+def named_folder(variable: str) -> Path | None:
+    """Give the folder that an environment variable names, absolute, and None where it is empty or not set."""
+    text = os.environ.get(variable)
+    return expanded(text).absolute() if text else None
+
+
+def expanded(path: Path | str) -> Path:
+    """Give a path with the home folder for its ~. Raises ValueError for the ~ of nobody."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
 def runs_folder() -> Path:
     """Give the folder of all runs: VAENB_RUNS, else `runs` in the project folder."""
-    return Path(os.environ.get("VAENB_RUNS") or project_folder() / "runs").expanduser().absolute()
+    return named_folder("VAENB_RUNS") or (project_folder() / "runs").absolute()
+
+
+def cache_folder(name: str) -> Path:
+    """Give vaenb's folder `name` in the user's cache folder."""
+    return (named_folder("XDG_CACHE_HOME") or Path.home() / ".cache") / "vaenb" / name

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from vaenb.checks import check_counts, check_number, check_whole
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -32,6 +34,9 @@ class Estimate:
             raise ValueError(f"effect, low and high must be finite, got {self.effect}, {self.low}, {self.high}")
         if self.low > self.high:
             raise ValueError(f"low must not exceed high, got low={self.low}, high={self.high}")
+        if self.n is not None:
+            check_whole("n", self.n)
+            object.__setattr__(self, "n", int(self.n))
 
 
 def bootstrap(
@@ -74,6 +79,6 @@ def _checked_rows(values, confidence: float, resamples: int, *, at_least: int) -
         raise ValueError(f"values must hold at least {at_least} images along axis 0, got shape {x.shape}")
     if not np.isfinite(x).all():
         raise ValueError(f"values must be finite, got {(~np.isfinite(x)).sum()} NaN or infinite of {x.size}")
-    if not 0 < confidence < 1 or resamples < 1:
-        raise ValueError(f"need 0 < confidence < 1 and resamples >= 1, got {confidence} and {resamples}")
+    check_number("confidence", confidence, "a number between 0 and 1", above=0, below=1)
+    check_counts(resamples=resamples)
     return x

@@ -1,8 +1,4 @@
-"""Training, and the checkpoint store.
-
-`fit` minimises `model.losses(x, labels, generator)["loss"]` with Adam. `trained` is `fit` behind a store: the weights
-for one description (builder, its arguments, data, fit settings, seed) are computed once and read from then on.
-"""
+"""Training: `fit` minimises `model.losses(x, labels, generator)["loss"]` with Adam."""
 
 import math
 import signal
@@ -10,13 +6,29 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from tqdm.auto import tqdm
 
-from vaenb.data import ImageSet
+from vaenb.checks import check_counts, check_number
+from vaenb.distributions import seeded
+
+Tensors = tuple[Tensor, ...] | list[Tensor]
+
+
+class TrainingData(Protocol):
+    """What `fit` learns from: an ImageSet, or anything else that gives batches."""
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def __len__(self) -> int: ...
+
+    def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Images (n, C, H, W) in [0, 1] and what `model.losses` takes beside them, labels for one."""
 
 
 @dataclass(frozen=True)
@@ -32,12 +44,13 @@ class TrainingInterrupted(KeyboardInterrupt):
 
     def __init__(self, model: nn.Module, history: History) -> None:
         super().__init__(f"training stopped after {len(history.epochs)} epochs; the model is usable but not stored")
-        self.model, self.history = model, history
+        self.model = model
+        self.history = history
 
 
 def fit(
     model: nn.Module,
-    data: ImageSet,
+    data: TrainingData,
     *,
     epochs: int,
     batch_size: int = 128,
@@ -48,42 +61,43 @@ def fit(
 ) -> History:
     """Train `model` in place with Adam and leave it in evaluation mode.
 
-    Where the model has `further_losses(x, generator)`, each loss that it yields after a batch gets a step of its own:
-    weights that a loss does not reach stay as they are. With `ema`, such as .9999, the model is left with the moving
-    average of its weights (the history's losses are of the weights themselves): after batch 1 they are copied, after
-    batch n + 1 the average keeps min(ema, (1 + n)/(10 + n)) of itself, so that a short training is not held back by
-    its beginning. BatchNorm's running statistics are not averaged: they stay those of the weights themselves.
+    A model may ask for more steps after each batch: `model.further_steps` of them, each on
+    `model.further_loss(x, generator)`; weights that this loss does not reach stay as they are.
+
+    With `ema`, such as .9999, the model is left with the moving average of its weights (the history's losses are of
+    the weights themselves): after batch 1 they are copied, after batch n + 1 the average keeps
+    min(ema, (1 + n)/(10 + n)) of itself, so that a short training is not held back by its beginning. BatchNorm's
+    running statistics are not averaged: they stay those of the weights themselves.
 
     `data` lies on the model's device. Batches are permutations of it drawn from `seed`; an incomplete last batch is
     left out. The same model, data, settings and seed give the same weights on one machine's CPU at one thread count, if
     all that the model draws comes from the generator it is given (dropout draws from torch's global one).
+
     Ctrl-C or a kernel's stop ends training after the step at hand: the weights stay usable and the history says
     `interrupted`; a second Ctrl-C stops at once. Raises FloatingPointError when the loss is no longer finite.
     """
-    _check_fit(model, data, epochs, batch_size, lr, ema)
-    device = data.images.device
-    generator = torch.Generator(device).manual_seed(seed)
+    check_counts(epochs=epochs, batch_size=batch_size)
+    check_number("lr", lr, "a positive learning rate", above=0)
+    if ema is not None:
+        check_number("ema", ema, "what the average keeps at a step, between 0 and 1,", above=0, below=1)
+    _check_data(model, data)
+    generator = seeded(seed, data.device)
     model.to(memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(model.parameters(), lr=lr, fused=True)
-    batch_size = min(batch_size, len(data))
+    epochs, batch_size = int(epochs), min(int(batch_size), len(data))
     steps = len(data) // batch_size
     history = History()
-    further = getattr(model, "further_losses", lambda x, generator: ())
     # once a second: a notebook's front end that reads only at a cell's end keeps 1000 messages and loses the rest
     bar = tqdm(total=epochs * steps, leave=False, disable=not progress, mininterval=1)
     with _training(model) as stopped, _averaging(model, ema) as average, bar:
         for epoch in range(epochs):
             totals: dict[str, Tensor] = {}
-            order = torch.randperm(len(data), generator=generator, device=device)[: steps * batch_size]
+            order = torch.randperm(len(data), generator=generator, device=data.device)[: steps * batch_size]
             for index in order.split(batch_size):
-                x = data.float(index).contiguous(memory_format=torch.channels_last)
-                losses = model.losses(x, data.labels[index], generator)
-                _step(optimizer, losses["loss"])
-                for loss in further(x, generator):
-                    _step(optimizer, loss)
+                losses = _learn(model, optimizer, data.batch(index), generator)
                 average()
                 for name, value in losses.items():
-                    totals[name] = totals.get(name, 0) + value.detach()
+                    totals[name] = totals.get(name, torch.zeros_like(value)) + value
                 bar.update()
                 if stopped:
                     return History(history.epochs, interrupted=True)
@@ -97,27 +111,31 @@ def fit(
     return history
 
 
+def _learn(
+    model, optimizer: torch.optim.Optimizer, batch: tuple[Tensor, Tensor], generator: torch.Generator
+) -> dict[str, Tensor]:
+    """Make all steps of one batch, and give its statistics."""
+    x, labels = batch
+    x = x.contiguous(memory_format=torch.channels_last)
+    losses = model.losses(x, labels, generator)
+    _step(optimizer, losses["loss"])
+    for _ in range(getattr(model, "further_steps", 0)):
+        _step(optimizer, model.further_loss(x, generator))
+    return {name: value.detach() for name, value in losses.items()}
+
+
 def _step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     optimizer.step()
 
 
-def _check_fit(model: nn.Module, data: ImageSet, epochs: int, batch_size: int, lr: float, ema: float | None) -> None:
-    for name, value in {"epochs": epochs, "batch_size": batch_size}.items():
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name}: a whole number ≥ 1 expected, got {value!r}")
-    if not 0 < lr < float("inf"):
-        raise ValueError(f"lr: a positive learning rate expected, got {lr!r}")
-    if ema is not None and not 0 < ema < 1:
-        raise ValueError(
-            f"ema: what the average of the weights keeps at a step, between 0 and 1, expected, got {ema!r}"
-        )
+def _check_data(model: nn.Module, data: TrainingData) -> None:
     if len(data) == 0:
         raise ValueError("data: the image set is empty")
     device = next(model.parameters()).device
-    if device != data.images.device:
-        raise ValueError(f"data: it is on {data.images.device} and the model on {device}; use data.to({str(device)!r})")
+    if device != data.device:
+        raise ValueError(f"data: it is on {data.device} and the model on {device}; use data.to({str(device)!r})")
 
 
 @contextmanager
@@ -127,8 +145,10 @@ def _averaging(model: nn.Module, ema: float | None) -> Iterator[Callable[[], Non
         yield lambda: None
         return
 
-    def blend(averaged: list[Tensor], current: list[Tensor], count: Tensor) -> None:
-        torch._foreach_lerp_(averaged, current, 1 - min(ema, (1 + int(count)) / (10 + int(count))))
+    def blend(averaged: Tensors, current: Tensors, count: Tensor | int) -> None:
+        n = int(count)
+        kept = min(ema, (1 + n) / (10 + n))
+        torch._foreach_lerp_(averaged, current, 1 - kept)
 
     average = AveragedModel(model, multi_avg_fn=blend)
     try:
@@ -138,7 +158,7 @@ def _averaging(model: nn.Module, ema: float | None) -> Iterator[Callable[[], Non
 
 
 @contextmanager
-def _training(model: nn.Module) -> Iterator[list]:
+def _training(model: nn.Module) -> Iterator[list[int]]:
     """Put the model in training mode, and in evaluation mode at the end, however it ends.
 
     Collects the first SIGINT instead of raising in the middle of an optimiser step; the second one raises.

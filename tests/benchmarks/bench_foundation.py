@@ -95,7 +95,7 @@ def test_fit_against_a_dataloader(benchmark, digits, net):
 @pytest.mark.benchmark(group="attack")
 def test_pgd_against_a_bare_gradient_loop(benchmark, model):
     z, eps = torch.randn(256, 10, generator=seeded()), 1.0
-    loss_fn = latent.objective(model, z)
+    loss_fn = latent.loss(model, z)
     index = torch.arange(256)
 
     def bare():
@@ -145,7 +145,7 @@ def test_the_explorer_from_slider_to_pictures(benchmark, model):
         {1.0: model, 4.0: model}, {(1.0, "away"): curve, (4.0, "away"): curve}, torch.rand(32, 1, 32, 32)
     )
     moves = [("image", i % 32) for i in range(1, 33)] + [("eps", k % 11) for k in range(1, 89)]
-    moves += [("beta", (4.0, 1.0)[k % 2]) for k in range(20)]
+    moves += [("model", (4.0, 1.0)[k % 2]) for k in range(20)]
     order = torch.randperm(len(moves), generator=seeded()).tolist()
     times = sorted(seconds(lambda i=i: setattr(getattr(explorer, moves[i][0]), "value", moves[i][1])) for i in order)
     p95 = times[int(0.95 * len(times))]

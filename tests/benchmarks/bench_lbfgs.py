@@ -1,4 +1,4 @@
-"""What batching buys in L-BFGS: Szegedy's objective, all images at once, one by one, and by scipy (`make bench`)."""
+"""What batching buys in L-BFGS: Szegedy's loss, all images at once, one by one, and by scipy (`make bench`)."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from tests.benchmarks.bench_foundation import compare, seconds
 from tests.test_lbfgs import scipys
 from vaenb.attacks.lbfgs import minimize
 from vaenb.data import load
-from vaenb.models.classifier import cnn
+from vaenb.models.classifier import cnn_classifier
 from vaenb.training import fit
 
 IMAGES, STEPS = 32, 50
@@ -22,7 +22,7 @@ def images():
 @pytest.fixture(scope="module")
 def net(images):
     torch.manual_seed(0)
-    net = cnn(image_shape=(1, 32, 32), classes=10)
+    net = cnn_classifier(image_shape=(1, 32, 32), classes=10)
     fit(net, images, epochs=4, batch_size=64, progress=False)
     return net.eval().requires_grad_(False)
 

@@ -8,7 +8,7 @@ from tests.benchmarks.bench_foundation import compare
 from tests.oracles import seeded
 from vaenb.distributions import DiagonalGaussian
 from vaenb.metrics.images import ssim
-from vaenb.models import dae, vae
+from vaenb.models import deterministic_ae, vae
 from vaenb.models.regularizers import KL, MMD, ShapiroWilk, TotalCorrelation
 
 SHAPE = {"image_shape": (1, 32, 32), "latent_dim": 10}
@@ -49,7 +49,10 @@ def test_a_term_and_its_gradient_as_a_share_of_a_step(benchmark, term):
 @pytest.mark.benchmark(group="regularizers")
 @pytest.mark.parametrize("regularizer", ["mmd", "sw_all"])
 def test_a_dae_against_a_vae(benchmark, regularizer):
-    ours, theirs = training_step(dae(**SHAPE, regularizer=regularizer).train()), training_step(vae(**SHAPE).train())
+    ours, theirs = (
+        training_step(deterministic_ae(**SHAPE, regularizer=regularizer).train()),
+        training_step(vae(**SHAPE).train()),
+    )
     compare(benchmark, ours, theirs, rounds=15, says=f"a DAE's step with {regularizer}, speed over a VAE's")
 
 

@@ -1,1 +1,1 @@
-"""Attacks: an objective and a ball over one engine (`pgd`), or an objective alone over another (`lbfgs`)."""
+"""Attacks: a loss and a ball over one engine (`pgd`), or a loss alone over another (`lbfgs`)."""

@@ -1,7 +1,7 @@
 """Attackers who know document 002a's defence: that codes are moved by HMC on p(z|x') before they are used.
 
-`attack` climbs E[loss(z_T)], where z_T ends a short chain from z₀ ~ q(z|x') on log p(z) + log p(x'|z), averaged over
-several chains whose randomness is held fixed (expectation over transformations, Athalye et al., 2018). Its methods
+`attack` climbs E[code_loss(z_T)], where z_T ends a short chain from z₀ ~ q(z|x') on log p(z) + log p(x'|z), averaged
+over several chains whose randomness is held fixed (expectation over transformations, Athalye et al., 2018). Its methods
 differ in the gradient: `unrolled` is exact, through every leapfrog step at the accepts that happened; `bpda` takes the
 chain for the identity backwards; `spsa` only looks at outputs (Spall, 1992; Uesato et al., 2018). `posterior_tilt`
 needs no chain: it makes another code likelier than the image's own. An attack that is blind to the defence and
@@ -11,25 +11,38 @@ transferred to it is `encoder.attack`.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Unpack
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from vaenb.attacks import pgd as engine
-from vaenb.attacks.pgd import AttackResult, LossFn, _loss_and_gradient, _per_row, _rows
-from vaenb.checks import check_counts, check_gradients, check_images, check_latents, check_model
+from vaenb.attacks.balls import per_row, row_lengths
+from vaenb.attacks.lbfgs import joined
+from vaenb.attacks.pgd import AttackResult, LossFn, Search, loss_and_gradient
+from vaenb.checks import (
+    check_choice,
+    check_counts,
+    check_each,
+    check_gradients,
+    check_latents,
+    check_model_and_images,
+    ordinary,
+)
 from vaenb.contract import LatentModel
 from vaenb.distributions import rand_like, randn_like
 from vaenb.sampling import hmc
 
 METHODS = ("unrolled", "bpda", "spsa")
+DEFAULTS: Search = {"norm": "linf", "steps": 40, "restarts": 2, "chunk": 64}
+_SPSA_STEP = 0.02  # of a pixel, to each side, between the two values that make a slope
 
 
 def attack(
     model: LatentModel,
     x: Tensor,
-    loss: LossFn,
+    code_loss: LossFn,
     *,
     eps: float | Tensor,
     defence: hmc.Chains,
@@ -38,51 +51,39 @@ def attack(
     leapfrog_steps: int = 5,
     draws: int = 10,
     probes: int = 4,
-    norm: str = "linf",
-    steps: int = 40,
-    alpha: float | Tensor | None = None,
-    restarts: int = 2,
-    generator: torch.Generator | None = None,
-    chunk: int = 64,
+    **search: Unpack[Search],
 ) -> AttackResult:
-    """Attack images x (N, C, H, W) so that `loss(z, index)` (M,) of their *defended* codes z (M, D) grows.
+    """Attack images x (N, C, H, W) so that `code_loss(z, index)` (M,) of their *defended* codes z (M, D) grows.
 
-    `defence` is what `hmc.repair` gave for the clean images: the attacker's chains use its step sizes and scales, for
+    `defence` is what `repair` gave for the clean images: the attacker's chains use its step sizes and scales, for
     `transitions` transitions of `leapfrog_steps`; `draws` chains are averaged. `spsa` takes `probes` pairs of
     evaluations a gradient, which `gradient_calls` counts as one, and draws them anew at every step, so that its result
-    hangs on `chunk`: so many chains run at a time, and no fewer than `draws`. Judge the result with `hmc.repair` and
-    fresh randomness; unlike its chains, the attacker's have no jitter. Other arguments: see `pgd`.
+    hangs on `chunk`: so many chains run at a time, 64 by default and no fewer than `draws`. Judge the result with
+    `repair` and fresh randomness; unlike its chains, the attacker's have no jitter. By default 40 `steps` and
+    2 `restarts` in the L∞ ball; `search`: see `pgd`.
     """
-    loss_fn = objective(
+    search = DEFAULTS | search
+    check_counts(chunk=search["chunk"])
+    loss_fn = loss(
         model,
         x,
-        loss,
+        code_loss,
         defence=defence,
         method=method,
         transitions=transitions,
         leapfrog_steps=leapfrog_steps,
         draws=draws,
         probes=probes,
-        generator=generator,
+        generator=search.get("generator"),
     )
-    return engine.pgd(
-        loss_fn,
-        x,
-        eps=eps,
-        alpha=alpha,
-        steps=steps,
-        norm=norm,
-        clip=(0.0, 1.0),
-        restarts=restarts,
-        generator=generator,
-        chunk=max(1, chunk // draws),
-    )
+    search["chunk"] = max(1, int(search["chunk"]) // int(draws))
+    return engine.pgd(loss_fn, x, eps=eps, clip=(0.0, 1.0), **search)
 
 
-def objective(
+def loss(
     model: LatentModel,
     x: Tensor,
-    loss: LossFn,
+    code_loss: LossFn,
     *,
     defence: hmc.Chains,
     method: str,
@@ -92,84 +93,86 @@ def objective(
     probes: int = 4,
     generator: torch.Generator | None = None,
 ) -> LossFn:
-    """Build E[loss(z_T)] for candidates x' with the gradient of `method`, at randomness drawn here once."""
-    check_model(model)
-    check_images(x)
+    """Build E[code_loss(z_T)] for candidates x' with the gradient of `method`, at randomness drawn here once."""
+    check_choice("method", method, METHODS)
+    check_counts(transitions=transitions, leapfrog_steps=leapfrog_steps, draws=draws, probes=probes)
+    transitions, draws, probes = int(transitions), int(draws), int(probes)
+    check_model_and_images(model, x)
+    x = ordinary(x)
     shape = len(x), model.posterior(x[:1]).mean.shape[1]
-    _check(method, defence, shape, transitions=transitions, leapfrog_steps=leapfrog_steps, draws=draws, probes=probes)
-    noise = _Noise.draw(defence, transitions, draws, generator)
-    chain = partial(_defended_codes, model, noise=noise, defence=defence, leapfrog_steps=leapfrog_steps)
+    if not isinstance(defence, hmc.Chains) or defence.last.shape != shape:
+        raise ValueError(f"defence: the chains of `repair` for these {shape[0]} images and this model expected")
+    like = defence.last.expand(transitions, draws, *shape)
+    noise = randn_like(like[0], generator), randn_like(like, generator), rand_like(like[..., 0], generator)
+    attacker = _Attacker(model, defence, leapfrog_steps, *noise)
 
-    def expected(x_adv: Tensor, index: Tensor, gradient: str) -> Tensor:
-        z = chain(x_adv, index, gradient=gradient)  # (draws·M, D)
-        return loss(z, index.repeat(draws)).view(draws, -1).mean(0)
+    def expected(x_adv: Tensor, index: Tensor) -> Tensor:
+        z = attacker.codes(x_adv, index, method)  # (draws·M, D)
+        each = code_loss(z, index.repeat(draws))
+        check_each(each, "code_loss", len(z))
+        return each.view(draws, -1).mean(0)
 
     if method != "spsa":
-        return lambda x_adv, index: expected(x_adv, index, method)
-    return lambda x_adv, index: _spsa(partial(expected, gradient="none"), x_adv, index, probes, generator)
+        return expected
+    return lambda x_adv, index: _spsa(expected, x_adv, index, probes, generator)
 
 
 @dataclass(frozen=True, eq=False)
-class _Noise:
-    """All randomness of the attacker's chains: for T transitions of `draws` chains of each of N images."""
+class _Attacker:
+    """The attacker's own chains, T transitions of `draws` chains of each of N images, and all their randomness."""
 
+    model: LatentModel
+    defence: hmc.Chains  # whose step sizes and scales they take
+    leapfrog_steps: int
     start: Tensor  # (draws, N, D)
     momenta: Tensor  # (T, draws, N, D)
     uniforms: Tensor  # (T, draws, N)
 
-    @classmethod
-    def draw(cls, defence: hmc.Chains, transitions: int, draws: int, generator: torch.Generator | None) -> "_Noise":
-        like = defence.last.expand(transitions, draws, *defence.last.shape)
-        return cls(randn_like(like[0], generator), randn_like(like, generator), rand_like(like[..., 0], generator))
+    def codes(self, x_adv: Tensor, index: Tensor, method: str) -> Tensor:
+        """Run the chains on p(z|x_adv): their last states (draws·M, D), the draws of all candidates in turn.
 
+        `method` says what is differentiable in `x_adv` (M, C, H, W): all if unrolled, the start alone if bpda.
+        """
+        exact = method == "unrolled" and torch.is_grad_enabled()
+        posterior = self.model.posterior(x_adv)
+        start = torch.cat([posterior.rsample(noise=fixed) for fixed in self.start[:, index]])
+        seen, chains = x_adv.repeat(len(self.start), 1, 1, 1), index.repeat(len(self.start))
+        with torch.set_grad_enabled(exact):
+            z = start if exact else start.detach()
+            state = hmc.State(z, *self._density(seen, exact)(z))
+            for momenta, uniforms in zip(self.momenta, self.uniforms, strict=True):
+                noise = momenta[:, index].flatten(0, 1), uniforms[:, index].flatten()
+                state = self._move(seen, state, noise, chains, exact)
+        return start + (state.z - start).detach() if method == "bpda" else state.z
 
-def _defended_codes(
-    model: LatentModel,
-    x_adv: Tensor,
-    index: Tensor,
-    *,
-    noise: _Noise,
-    defence: hmc.Chains,
-    leapfrog_steps: int,
-    gradient: str = "unrolled",
-) -> Tensor:
-    """Run the attacker's chains on p(z|x_adv): their last states (draws·M, D), the draws of all candidates in turn.
+    def _density(self, x: Tensor, exact: bool) -> Callable:
+        def log_joint(z: Tensor, rows: Tensor) -> Tensor:
+            return self.model.log_prior(z) + self.model.log_likelihood(x[rows], z)
 
-    `gradient` says what is differentiable in `x_adv` (M, C, H, W): unrolled, bpda (the start alone) or none.
-    """
-    draws, exact = len(noise.start), gradient == "unrolled" and torch.is_grad_enabled()
-    posterior = model.posterior(x_adv)
-    start = torch.cat([posterior.rsample(noise=fixed) for fixed in noise.start[:, index]])
-    seen, rows = x_adv.repeat(draws, *[1] * (x_adv.ndim - 1)), index.repeat(draws)
-    step_size, scale = defence.step_size[rows], defence.scale[rows]
-
-    def density(x: Tensor) -> Callable:
-        log_joint = lambda z, rows: model.log_prior(z) + model.log_likelihood(x[rows], z)  # noqa: E731
         return hmc.value_and_gradient(log_joint, torch.arange(len(x), device=x.device), len(x), create_graph=exact)
 
-    def move(x, momentum, uniform, step_size, *state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        end, _, _ = hmc.transition(density(x), hmc.State(*state), momentum, uniform, step_size, scale, leapfrog_steps)
-        return end.z, end.log_density, end.gradient
+    def _move(
+        self, x: Tensor, state: hmc.State, noise: tuple[Tensor, Tensor], chains: Tensor, exact: bool
+    ) -> hmc.State:
+        """Make a transition. An exact one makes its graph again on the way back: memory for one, not for all.
 
-    def differentiable(x, momentum, uniform, step_size, *state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """A transition whose graph is made again on the way back: memory for one, not for all.
-
-        A chain that will reject takes steps of length 0 instead, for the gradient through a trajectory that has blown
-        up is NaN, though what is chosen is the state before it.
+        There a chain that will reject takes steps of length 0 instead, for the gradient through a trajectory that has
+        blown up is NaN, though what is chosen is the state before it.
         """
-        with torch.no_grad():
-            end, *_ = move(x.detach(), momentum, uniform, step_size, *(part.detach() for part in state))
-            accepted = (end != state[0]).any(1)
-        step_size = torch.where(accepted, step_size, 0)
-        return checkpoint(move, x, momentum, uniform, step_size, *state, use_reentrant=False, preserve_rng_state=False)
+        step_size, scale = self.defence.step_size[chains], self.defence.scale[chains]
 
-    with torch.set_grad_enabled(exact):
-        z = start if exact else start.detach()
-        state = (z, *density(seen)(z))
-        for momenta, uniforms in zip(noise.momenta, noise.uniforms, strict=True):
-            given = seen, momenta[:, index].flatten(0, 1), uniforms[:, index].flatten(), step_size
-            state = (differentiable if exact else move)(*given, *state)
-    return start + (state[0] - start).detach() if gradient == "bpda" else state[0]
+        def end(density: Callable, state: hmc.State, step_size: Tensor) -> hmc.State:
+            chosen, _, _ = hmc.transition(density, state, *noise, step_size, scale, self.leapfrog_steps)
+            return chosen
+
+        with torch.no_grad():
+            before = hmc.State(state.z.detach(), state.log_density.detach(), state.gradient.detach())
+            after = end(self._density(x.detach(), exact=False), before, step_size)
+        if not exact:
+            return after
+        step_size = torch.where((after.z != before.z).any(1), step_size, 0)
+        density = self._density(x, exact)
+        return checkpoint(end, density, state, step_size, use_reentrant=False, preserve_rng_state=False)
 
 
 def _spsa(value: LossFn, x_adv: Tensor, index: Tensor, probes: int, generator: torch.Generator | None) -> Tensor:
@@ -177,17 +180,20 @@ def _spsa(value: LossFn, x_adv: Tensor, index: Tensor, probes: int, generator: t
     with torch.no_grad():
         if not x_adv.requires_grad:
             return value(x_adv, index)
-        size, slope, mean = 0.02, torch.zeros_like(x_adv), 0.0
+        slope = torch.zeros_like(x_adv)
+        mean = x_adv.new_zeros(len(x_adv))
         for _ in range(probes):
-            d = (rand_like(x_adv, generator) < 0.5).to(x_adv) * 2 - 1
-            up, down = (value((x_adv + s * size * d).clamp(0, 1), index) for s in (1, -1))
-            slope += ((up - down) / (2 * size * probes)).view(-1, *[1] * (x_adv.ndim - 1)) * d
-            mean = mean + (up + down) / (2 * probes)
-    return mean + (slope * (x_adv - x_adv.detach())).flatten(1).sum(1)
+            signs = (rand_like(x_adv, generator) < 0.5).to(x_adv) * 2 - 1
+            up = value((x_adv + _SPSA_STEP * signs).clamp(0, 1), index)
+            down = value((x_adv - _SPSA_STEP * signs).clamp(0, 1), index)
+            slope += per_row((up - down) / (2 * _SPSA_STEP * probes), x_adv) * signs
+            mean += (up + down) / (2 * probes)
+    along = slope * (x_adv - x_adv.detach())
+    return mean + along.flatten(1).sum(1)
 
 
 @dataclass(frozen=True, eq=False)
-class Tilt:
+class TiltAttack:
     """What `posterior_tilt` found for each image."""
 
     adversarial: Tensor  # (N, C, H, W)
@@ -197,53 +203,56 @@ class Tilt:
 
 
 def posterior_tilt(
-    model: LatentModel, x: Tensor, z: Tensor, candidates: Tensor, *, eps: float | Tensor, allowed: Tensor | None = None
-) -> Tilt:
+    model: LatentModel,
+    x: Tensor,
+    z: Tensor,
+    candidates: Tensor,
+    *,
+    eps: float | Tensor,
+    allowed: Tensor | None = None,
+    chunk: int = 512,
+) -> TiltAttack:
     """Change images x (N, C, H, W) so that another code becomes likelier than their own z (N, D), in closed form.
 
     Where log p(x|z) is linear in x (Bernoulli), e_i = room_i·sign(Δℓ_i) with Δℓ = ∇ₓ[log p(x|target) − log p(x|z)]
     and room_i the way that L∞ `eps` (a number or (N,)) and the box leave is the best change there is; it moves
     Σ room_i·|Δℓ_i| nats. The target is the one of `candidates` (K, D) with the least margin, of those `allowed`, bools
-    (N, K). Densities of points are compared, not masses: what a chain makes of it is to be measured.
+    (N, K). Densities of points are compared, not masses: what a chain makes of it is to be measured. `chunk` images
+    are changed at a time.
     """
-    check_model(model)
-    check_images(x)
+    check_gradients()
+    check_model_and_images(model, x, chunk=chunk)
     check_latents(z)
     check_latents(candidates, "candidates")
-    if len(z) != len(x) or z.shape[1] != candidates.shape[1]:
-        raise ValueError(
-            f"z: one code for each of {len(x)} images, with as many dimensions as candidates' {candidates.shape[1]}, "
-            f"expected, got {tuple(z.shape)}"
-        )
-    check_gradients()
-    eps = _rows(_per_row("eps", eps, x), x)
-    allowed = torch.ones(len(x), len(candidates), dtype=torch.bool) if allowed is None else allowed
-    bools = isinstance(allowed, Tensor) and allowed.dtype == torch.bool
-    if not bools or allowed.shape != (len(x), len(candidates)) or not allowed.any(1).all():
-        shape = (len(x), len(candidates))
+    codes = len(x), candidates.shape[1]
+    if z.shape != codes:
+        raise ValueError(f"z: a code for each image, as long as candidates, {codes}, expected, got {tuple(z.shape)}")
+    eps = row_lengths("eps", eps, x)
+    shape = len(x), len(candidates)
+    allowed = torch.ones(shape, dtype=torch.bool) if allowed is None else allowed
+    bools = isinstance(allowed, Tensor) and allowed.dtype == torch.bool and allowed.shape == shape
+    if not bools or not allowed.any(1).all():
         raise ValueError(f"allowed: bools {shape} with at least one candidate for each image expected")
-    margins = torch.stack([_tilt(model, x, z, c.expand_as(z), eps).margin for c in candidates], 1)
-    chosen = margins.masked_fill(~allowed.to(x.device), torch.inf).argmin(1)
-    return _tilt(model, x, z, candidates[chosen], eps)
+    x, z, candidates, allowed = ordinary(x), ordinary(z), ordinary(candidates), allowed.to(x.device)
+    found = []
+    for rows in torch.arange(len(x), device=x.device).split(int(chunk)):
+        tilt = partial(_tilt, model, x[rows], z[rows], eps[rows])
+        margins = torch.stack([tilt(code.expand(len(rows), -1)).margin for code in candidates], 1)
+        chosen = margins.masked_fill(~allowed[rows], torch.inf).argmin(1)
+        found.append(tilt(candidates[chosen]))
+    return joined(found)
 
 
-def _tilt(model: LatentModel, x: Tensor, z: Tensor, target: Tensor, eps: Tensor) -> Tilt:
+def _tilt(model: LatentModel, x: Tensor, z: Tensor, eps: Tensor, target: Tensor) -> TiltAttack:
     def log_ratio(x: Tensor, index: Tensor) -> Tensor:
-        log_joint = [model.log_prior(code) + model.log_likelihood(x, code) for code in (z, target)]
-        return log_joint[0] - log_joint[1]
+        own = model.log_prior(z) + model.log_likelihood(x, z)
+        other = model.log_prior(target) + model.log_likelihood(x, target)
+        return own - other
 
     each = torch.arange(len(x), device=x.device)
-    before, slope = _loss_and_gradient(log_ratio, x.detach(), each)
+    before, slope = loss_and_gradient(log_ratio, x, each)
     if slope.isnan().any():
         raise ValueError("model: log_likelihood has a NaN gradient in x")
     with torch.no_grad():
         adversarial = (x - eps * slope.sign()).clamp(0, 1)
-        return Tilt(adversarial, target, before, log_ratio(adversarial, each))
-
-
-def _check(method: str, defence: hmc.Chains, shape: tuple[int, int], **counts: int) -> None:
-    if method not in METHODS:
-        raise ValueError(f"method: one of {', '.join(METHODS)} expected, got {method!r}")
-    if not isinstance(defence, hmc.Chains) or defence.last.shape != shape:
-        raise ValueError(f"defence: the chains of hmc.repair for these {shape[0]} images and this model expected")
-    check_counts(**counts)
+        return TiltAttack(adversarial, target, before, log_ratio(adversarial, each))

@@ -7,19 +7,23 @@ least ‖d‖₂ with label t among the minima of c‖d‖² + CE(f(x + d), t), 
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Unpack
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from vaenb.attacks import pgd as engine
+from vaenb.attacks.balls import per_row
 from vaenb.attacks.lbfgs import minimize
-from vaenb.attacks.pgd import AttackResult, LossFn
-from vaenb.checks import check_classifier, check_counts, check_images, check_labels
+from vaenb.attacks.pgd import AttackResult, Draws, LossFn, Search, warn_of_stuck
+from vaenb.checks import check_classifier, check_counts, check_images, check_labels, check_number, check_whole, ordinary
 from vaenb.models.classifier import logits
 
-ImageClassifier = Callable[[Tensor], Tensor]
-"""classifier(x) -> (N, K): logits of images (N, C, H, W) in [0, 1]."""
+ImageClassifier = Callable[[Tensor], Tensor]  # logits (N, K) of images (N, C, H, W) in [0, 1]
+
+CONTROL: Draws = {"norm": "linf"}
+DEFAULTS: Search = {**CONTROL, "steps": 40}
 
 
 def fgsm(
@@ -35,9 +39,8 @@ def fgsm(
 
     `labels` (N,) are the true ones, or with `targeted` those to be reached; the losses are cross-entropies in nats.
     """
-    loss_fn = loss(classifier, x, labels)
-    once = {"alpha": eps, "steps": 1, "random_start": False, "targeted": targeted, "chunk": chunk}
-    return engine.pgd(loss_fn, x, eps=eps, norm="linf", clip=(0.0, 1.0), **once)
+    once: Search = {"steps": 1, "alpha": eps, "random_start": False, "chunk": chunk}
+    return attack(classifier, x, labels, eps=eps, targeted=targeted, **once)
 
 
 def attack(
@@ -47,49 +50,25 @@ def attack(
     *,
     eps: float | Tensor,
     targeted: bool = False,
-    norm: str = "linf",
-    steps: int = 40,
-    alpha: float | Tensor | None = None,
-    random_start: bool | float = True,
-    restarts: int = 1,
-    generator: torch.Generator | None = None,
-    chunk: int = 512,
+    **search: Unpack[Search],
 ) -> AttackResult:
     """Attack the label of images x (N, C, H, W) by PGD within `eps` (per pixel in L∞; a number or (N,)), in [0, 1].
 
     `labels` (N,) are the true ones, or with `targeted` those to be reached; the losses are cross-entropies in nats.
-    `classifier` may hide a defence, as `purify.defended` does. Other arguments: see `pgd`.
+    `classifier` may hide a defence, as `purify.defended` does. Large logits saturate the softmax: then the gradient is
+    exactly zero, and the image, `stuck` in the result, only looks robust. By default 40 `steps` in the L∞ ball from one
+    random start; `search`: see `pgd`.
     """
-    return engine.pgd(
-        loss(classifier, x, labels),
-        x,
-        eps=eps,
-        alpha=alpha,
-        steps=steps,
-        norm=norm,
-        clip=(0.0, 1.0),
-        random_start=random_start,
-        restarts=restarts,
-        targeted=targeted,
-        generator=generator,
-        chunk=chunk,
-    )
+    loss_fn = loss(classifier, x, labels)
+    return engine.pgd(loss_fn, x, eps=eps, clip=(0.0, 1.0), targeted=targeted, **(DEFAULTS | search))
 
 
 def random_direction(
-    classifier: ImageClassifier,
-    x: Tensor,
-    labels: Tensor,
-    *,
-    eps: float | Tensor,
-    norm: str = "linf",
-    restarts: int = 1,
-    generator: torch.Generator | None = None,
-    chunk: int = 512,
+    classifier: ImageClassifier, x: Tensor, labels: Tensor, *, eps: float | Tensor, **draws: Unpack[Draws]
 ) -> AttackResult:
     """Add noise of the same size, in L∞ ±eps at every pixel: the control beside an attack, with the same result."""
-    given = {"norm": norm, "clip": (0.0, 1.0), "restarts": restarts, "generator": generator, "chunk": chunk}
-    return engine.random_direction(loss(classifier, x, labels), x, eps=eps, **given)
+    loss_fn = loss(classifier, x, labels)
+    return engine.random_direction(loss_fn, x, eps=eps, clip=(0.0, 1.0), **(CONTROL | draws))
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +78,8 @@ class SmallestChange:
     adversarial: Tensor  # (N, C, H, W), the closest success; where there is none, the last thing tried
     success: Tensor  # (N,) bool: the label is the wanted one
     distance: Tensor  # (N,), ‖x' − x‖₂
-    gradient_calls: Tensor  # (N,), gradients of the objective
+    gradient_calls: Tensor  # (N,), gradients of the weighted loss
+    stuck: Tensor  # (N,) bool: a failure whose cross-entropy has no gradient at x, so that no search set out
 
 
 def lbfgs(
@@ -116,35 +96,41 @@ def lbfgs(
 
     Each of `searches` minimisations (L-BFGS, at most `steps` iterations, from x) has a weight of its own for each
     image, from `c` on: ten times larger after a success and smaller after a failure, until the two bracket it, then
-    their geometric mean. See `random_targets` for the document's targets.
+    their geometric mean. See `random_targets` for the document's targets. A UserWarning gives the share of `stuck`.
     """
-    check_counts(searches=searches)
-    if not 0 < c < torch.inf:
-        raise ValueError(f"c: a positive weight of the norm expected, got {c!r}")
+    check_counts(searches=searches, steps=steps, chunk=chunk)
+    check_number("c", c, "a positive weight of the norm", above=0)
     cross_entropy = loss(classifier, x, target)
-    x, weight = x.detach(), torch.full((len(x),), float(c), device=x.device)
-    low, high = torch.zeros_like(weight), torch.full_like(weight, torch.inf)
-    best, target, cost = x, target.to(x.device), 0
-    success = predict(classifier, x, chunk=chunk) == target  # those need no change at all
-    distance = torch.where(success, 0.0, torch.inf).to(weight)
+    x, target = ordinary(x), target.to(x.device)
+    best, success = x, predict(classifier, x, chunk=chunk) == target  # those need no change at all
+    distance = torch.where(success, 0.0, torch.inf)
+    weight = torch.full_like(distance, float(c))
+    low, high = torch.zeros_like(weight), torch.full_like(weight, torch.inf)  # the last to succeed, the last to fail
+    cost = torch.zeros(len(x), dtype=torch.long, device=x.device)
+
+    def weighted(x_adv: Tensor, index: Tensor) -> Tensor:
+        change = (x_adv - x[index]).flatten(1).square().sum(1)
+        return weight[index] * change + cross_entropy(x_adv, index)
+
     for _ in range(searches):
-
-        def objective(x_adv: Tensor, index: Tensor, weight=weight) -> Tensor:
-            return weight[index] * (x_adv - x[index]).flatten(1).square().sum(1) + cross_entropy(x_adv, index)
-
-        found = minimize(objective, x, steps=steps, chunk=chunk)
-        fooled, far = predict(classifier, found.x, chunk=chunk) == target, (found.x - x).flatten(1).norm(dim=1)
+        found = minimize(weighted, x, steps=steps, chunk=chunk)
+        fooled = predict(classifier, found.x, chunk=chunk) == target
+        far = (found.x - x).flatten(1).norm(dim=1)
         better = torch.where(fooled, far < distance, ~success)
-        best = torch.where(better.view(-1, 1, 1, 1), found.x, best)
+        best = torch.where(per_row(better, x), found.x, best)
         distance, success = torch.where(fooled & better, far, distance), success | fooled
         low, high = torch.where(fooled, weight, low), torch.where(fooled, high, weight)
-        weight = torch.where(low == 0, high / 10, torch.where(high.isinf(), low * 10, (low * high).sqrt()))
+        between = torch.where(high.isinf(), low * 10, (low * high).sqrt())
+        weight = torch.where(low == 0, high / 10, between)
         cost = cost + found.gradient_calls
-    return SmallestChange(best, success, (best - x).flatten(1).norm(dim=1), cost)
+    stuck = found.stuck & ~success  # the same in every search, as all begin at x, where ‖d‖² has no slope
+    warn_of_stuck(stuck)
+    return SmallestChange(best, success, (best - x).flatten(1).norm(dim=1), cost, stuck)
 
 
 def random_targets(labels: Tensor, classes: int, *, generator: torch.Generator | None = None) -> Tensor:
     """Draw for each label (N,) another one of the `classes`, all equally likely: the targets of document 000."""
+    check_whole("classes", classes, least=2)
     check_labels(labels, len(labels), classes)
     device = generator.device if generator else labels.device
     shift = torch.randint(1, classes, labels.shape, generator=generator, device=device)
@@ -156,7 +142,8 @@ def predict(classifier: ImageClassifier, x: Tensor, *, chunk: int = 512) -> Tens
     """The label of the largest logit for images x (N, C, H, W), `chunk` of them at a time: (N,)."""
     check_classifier(classifier)
     check_images(x)
-    return torch.cat([logits(classifier, part).argmax(1) for part in x.split(chunk)])
+    check_counts(chunk=chunk)
+    return torch.cat([logits(classifier, part).argmax(1) for part in x.split(int(chunk))])
 
 
 def loss(classifier: ImageClassifier, x: Tensor, labels: Tensor) -> LossFn:
@@ -166,5 +153,5 @@ def loss(classifier: ImageClassifier, x: Tensor, labels: Tensor) -> LossFn:
     with torch.no_grad():
         classes = logits(classifier, x[:1]).shape[1]
     check_labels(labels, len(x), classes)
-    labels = labels.to(x.device).long()
+    labels = ordinary(labels).to(x.device).long()
     return lambda x_adv, index: F.cross_entropy(classifier(x_adv), labels[index], reduction="none")

@@ -7,18 +7,32 @@ Jacobian: to first order ‖Dec z' − Dec z‖² = eps²·σ₁². An attack wi
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Unpack
 
 import torch
 from torch import Tensor
 
 from vaenb.attacks import pgd as engine
-from vaenb.attacks.pgd import AttackResult, LossFn
-from vaenb.checks import check_counts, check_images, check_latents, check_model
+from vaenb.attacks.balls import ball_around, per_row, steepest
+from vaenb.attacks.pgd import AttackResult, Draws, LossFn, Search, shared
+from vaenb.checks import (
+    check_counts,
+    check_decoded,
+    check_gradients,
+    check_images,
+    check_latents,
+    check_model,
+    check_rows,
+    evaluating,
+    ordinary,
+)
 from vaenb.contract import LatentModel
 from vaenb.distributions import rand_like, randn_like
 
 Distance = Callable[[Tensor, Tensor], Tensor]
 TARGETS = ("black", "white", "noise", "inverted")
+CONTROL: Draws = {"norm": "l2", "restarts": 5}
+DEFAULTS: Search = {**CONTROL, "steps": 10}
 
 
 def mean_squared_error(a: Tensor, b: Tensor) -> Tensor:
@@ -33,32 +47,17 @@ def attack(
     eps: float | Tensor,
     target: str | Tensor | None = None,
     distance: Distance = mean_squared_error,
-    norm: str = "l2",
-    steps: int = 10,
-    alpha: float | Tensor | None = None,
-    restarts: int = 5,
-    generator: torch.Generator | None = None,
-    chunk: int = 512,
+    **search: Unpack[Search],
 ) -> AttackResult:
     """Attack latents z (N, D) within `eps` (in latent units; a number or (N,)) by PGD with random starts.
 
     Without `target` the decoded image is driven away from Dec(z); a target it is driven towards is black, white,
     noise (uniform), inverted (1 − Dec(z)), or images (C, H, W) or (N, C, H, W). `distance(a, b)` gives (N,), larger
-    for images further apart (1 − SSIM, not SSIM); the result's losses are in its unit. Other arguments: see `pgd`.
+    for images further apart (1 − SSIM, not SSIM); the result's losses are in its unit. By default 10 `steps` and
+    5 `restarts` in the L2 ball; `search`: see `pgd`.
     """
-    loss_fn = objective(model, z, target=target, distance=distance, generator=generator)
-    return engine.pgd(
-        loss_fn,
-        z,
-        eps=eps,
-        alpha=alpha,
-        steps=steps,
-        norm=norm,
-        restarts=restarts,
-        targeted=target is not None,
-        generator=generator,
-        chunk=chunk,
-    )
+    loss_fn = loss(model, z, target=target, distance=distance, **shared(search))
+    return engine.pgd(loss_fn, z, eps=eps, targeted=target is not None, **(DEFAULTS | search))
 
 
 def random_direction(
@@ -68,17 +67,11 @@ def random_direction(
     eps: float | Tensor,
     target: str | Tensor | None = None,
     distance: Distance = mean_squared_error,
-    norm: str = "l2",
-    restarts: int = 5,
-    generator: torch.Generator | None = None,
-    chunk: int = 512,
+    **draws: Unpack[Draws],
 ) -> AttackResult:
-    """Move z by `eps` in random directions: the control beside `attack`, with the same arguments and result."""
-    loss_fn = objective(model, z, target=target, distance=distance, generator=generator)
-    targeted = target is not None
-    return engine.random_direction(
-        loss_fn, z, eps=eps, norm=norm, restarts=restarts, targeted=targeted, generator=generator, chunk=chunk
-    )
+    """Move z by `eps` in random directions: the control beside `attack`, with the same defaults and result."""
+    loss_fn = loss(model, z, target=target, distance=distance, **shared(draws))
+    return engine.random_direction(loss_fn, z, eps=eps, targeted=target is not None, **(CONTROL | draws))
 
 
 def spectral_attack(
@@ -96,16 +89,17 @@ def spectral_attack(
     The sign is the one that `distance` likes better; `restart_losses` (2, N) has both. The cost is all that was
     spent: `gradient_calls` = 2·iterations, one jvp and one vjp each, and `forward_calls` = 4, to decode z, to build
     the graph that the iterations share, and to try two signs. So a call here is a backward pass, and one of
-    `attack`, which does not count its decoding of z, a forward and a backward pass. Errors: see `top_singular`.
+    `attack`, which does not count its decoding of z, a forward and a backward pass. Where the Jacobian is 0 the input
+    is `stuck`, and a UserWarning gives the share. Errors: see `top_singular`.
     """
-    loss_fn = objective(model, z, distance=distance)
-    radius, _ = engine._check(z, eps, None, 1, "l2", None, 1, chunk)
-    z = z.detach()
-    _, v = top_singular(model.decode, z, iterations=iterations, generator=generator, chunk=chunk)
-    ends = [engine._project(z + sign * radius * v, z, radius, "l2", None) for sign in (1, -1)]
-    keep = lambda end, index: end  # noqa: E731
-    result = engine._keep_best(keep, loss_fn, z, ends, False, chunk, gradient_calls=2 * iterations)
-    return replace(result, forward_calls=4)
+    loss_fn = loss(model, z, distance=distance, chunk=chunk)
+    ball = ball_around(z, eps, norm="l2")
+    sigma, v = top_singular(model.decode, z, iterations=iterations, generator=generator, chunk=chunk)
+    ends = [ball.project(ball.center + sign * ball.radius * v) for sign in (1, -1)]
+    result = engine.keep_best(loss_fn, ends, chunk=chunk, gradient_calls=2 * int(iterations))
+    stuck = (sigma == 0) & (ball.radius.flatten() > 0)
+    engine.warn_of_stuck(stuck)
+    return replace(result, forward_calls=4, stuck=stuck)
 
 
 def top_singular(
@@ -124,16 +118,20 @@ def top_singular(
     so that everything torch can differentiate twice will do. Where J = 0 the value is 0 and v is random. Raises
     ValueError where no gradient reaches z.
     """
-    engine._check(z, 0.0, None, 1, "l2", None, 1, chunk)
-    check_counts(iterations=iterations)
-    z = z.detach()
-    starts = engine._direction(randn_like(z, generator), "l2")
-    parts = [_power(function, *part, iterations) for part in zip(z.split(chunk), starts.split(chunk), strict=True)]
-    sigma, v = zip(*parts, strict=True)
-    return torch.cat(sigma), torch.cat(v)
+    check_gradients()
+    check_rows(z, "z")
+    check_counts(iterations=iterations, chunk=chunk)
+    z = ordinary(z)
+    starts = steepest(randn_like(z, generator), "l2")
+    sigmas, vectors = [], []
+    for part, start in zip(z.split(int(chunk)), starts.split(int(chunk)), strict=True):
+        sigma, v = _power(function, part, start, iterations)
+        sigmas.append(sigma)
+        vectors.append(v)
+    return torch.cat(sigmas), torch.cat(vectors)
 
 
-def _power(function, z: Tensor, v: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
+def _power(function: Callable[[Tensor], Tensor], z: Tensor, v: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
     """Power iteration for some rows; the graph of Jᵀw is built once, as J stays the same."""
     with torch.enable_grad():
         z = z.clone().requires_grad_()
@@ -146,26 +144,37 @@ def _power(function, z: Tensor, v: Tensor, iterations: int) -> tuple[Tensor, Ten
         raise ValueError("function: no gradient of its output reaches z; `queries.query_attack` needs none")
     for _ in range(iterations):
         (forward,) = torch.autograd.grad(back, w, v, retain_graph=True)
-        u = engine._direction(forward, "l2")
+        u = steepest(forward, "l2")
         (pulled,) = torch.autograd.grad(y, z, u, retain_graph=True)
         sigma = pulled.flatten(1).norm(dim=1)
-        v = torch.where(engine._rows(sigma, v) > 0, engine._direction(pulled, "l2"), v)
+        v = torch.where(per_row(sigma, v) > 0, steepest(pulled, "l2"), v)
     return sigma, v
 
 
-def objective(
+def loss(
     model: LatentModel,
     z: Tensor,
     *,
     target: str | Tensor | None = None,
     distance: Distance = mean_squared_error,
     generator: torch.Generator | None = None,
+    chunk: int = 512,
 ) -> LossFn:
-    """Build the loss of an attack on z: the distance of Dec(z') to Dec(z), or to the target."""
+    """Build the loss of an attack on z: the distance of Dec(z') to Dec(z), or to the target.
+
+    Dec(z) is made here, `chunk` at a time.
+    """
     check_model(model)
     check_latents(z)
-    with torch.no_grad():
-        images = torch.cat([model.decode(part) for part in z.detach().split(512)])
+    check_counts(chunk=chunk)
+    parts = []
+    with torch.no_grad(), evaluating("model"):
+        for part in ordinary(z).split(int(chunk)):
+            parts.append(model.decode(part))
+            check_decoded(parts[-1])
+            if len(parts[-1]) != len(part):
+                raise ValueError(f"decode: an image for each of {len(part)} latents expected, got {len(parts[-1])}")
+    images = torch.cat(parts)
     check_images(images, "model.decode(z)")
     goal = images if target is None else target_images(target, images, generator=generator)
     return lambda z_adv, index: distance(model.decode(z_adv), goal[index])
@@ -174,11 +183,11 @@ def objective(
 def target_images(target: str | Tensor, images: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
     """Make the target of each image (N, C, H, W): black, white, noise, inverted, or the given image(s)."""
     if not isinstance(target, str):
-        check_images(target if not isinstance(target, Tensor) or target.ndim == 4 else target[None], "target")
+        check_images(target[None] if isinstance(target, Tensor) and target.ndim != 4 else target, "target")
         if target.shape not in (images.shape, images.shape[1:]):
             expected = f"{tuple(images.shape[1:])} or {tuple(images.shape)}"
             raise ValueError(f"target: an image of shape {expected} expected, got {tuple(target.shape)}")
-        return target.to(images).expand_as(images)
+        return ordinary(target).to(images).expand_as(images)
     match target:
         case "black":
             return torch.zeros_like(images)

@@ -1,4 +1,4 @@
-"""Box-constrained L-BFGS, batched over rows: the second engine of the attacks, for objectives without a ball.
+"""Box-constrained L-BFGS, batched over rows: the second engine of the attacks, for losses without a ball.
 
 Each row of x minimises its own loss over the box low ≤ x ≤ high by the two-metric projection (Bertsekas, 1982; Gafni &
 Bertsekas, 1984), with L-BFGS as the metric (Schmidt, Kim & Sra, 2012, "Projected Newton-type methods"):
@@ -14,27 +14,25 @@ forgets its pairs and goes on with d = −gamma ∇, and when that gains nothing
 This is not L-BFGS-B (Byrd et al., 1995), which picks the free coordinates at a generalised Cauchy point and searches
 for t by Wolfe's conditions: on a convex loss the minimum is the same, on others as good, and the way there differs. Of
 Bertsekas' method the margin, which counts coordinates close to a bound as at it, is left out: it changed nothing that
-we could measure. The code is our own because scipy, whose L-BFGS-B is the tests' yardstick, takes one row at a time,
-and we know of no library that batches a box-constrained quasi-Newton method.
+we could measure. The code is our own, for scipy, whose L-BFGS-B is the tests' yardstick, takes one row at a time.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from vaenb.attacks.pgd import LossFn, _check_inputs, _loss_and_gradient
-from vaenb.checks import check_counts, check_gradients
+from vaenb.attacks.balls import Box
+from vaenb.attacks.pgd import LossFn, loss_and_gradient
+from vaenb.checks import check_box, check_counts, check_gradients, check_number, check_rows, ordinary
 
 _ARMIJO = 1e-4  # the part of the predicted decrease that a step must bring
 _TRIALS = 20  # of step lengths in one search
 _SHRINK = (0.1, 0.5)  # the next length, as a part of the last
 _GROWTH = 10.0  # of steepest descent's step, where a whole one found no curvature: the loss is linear or concave
 _ROUNDING = 10  # machine epsilons, by which a loss or a gradient may change and be the same
-
-_Evaluate = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-"""evaluate(x, rows) -> (loss (M,), gradient (M, D)) of candidates x (M, D)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,13 +45,14 @@ class Minimum:
     steps: Tensor  # (N,) long: iterations
     gradient_calls: Tensor  # (N,) long: evaluations of the loss and its gradient
     converged: Tensor  # (N,) bool: within the tolerance, or steepest descent gains no more than rounding
+    stuck: Tensor  # (N,) bool: the gradient at x0 was within the tolerance: a minimum, or a loss with nothing to follow
 
 
 def minimize(
     loss_fn: LossFn,
     x0: Tensor,
     *,
-    box: tuple[float, float] | None = (0.0, 1.0),
+    box: Box = (0.0, 1.0),
     steps: int = 100,
     memory: int = 10,
     tolerance: float = 1e-5,
@@ -69,73 +68,122 @@ def minimize(
     loss or its gradient is not finite at x0; where they are not finite later, the step is shortened.
     """
     check_gradients()
-    box = _check(x0, box, steps, memory, tolerance, chunk)
-    x0 = x0.detach()
+    check_rows(x0, "x0")
+    check_counts(steps=steps, memory=memory, chunk=chunk)
+    memory = int(memory)  # of which numpy's unsigned have no negative
+    check_number("tolerance", tolerance, "a number ≥ 0", least=0)
+    check_box("box", box, x0, of="x0")
+    x0 = ordinary(x0)
+    walls = (-torch.inf, torch.inf) if box is None else box
+    parts = []
     with torch.no_grad():
-        parts = [
-            _minimize(_evaluation(loss_fn, x0, index), x0[index].flatten(1), index, box, steps, memory, tolerance)
-            for index in torch.arange(len(x0), device=x0.device).split(chunk)
-        ]
-    found = {field.name: torch.cat([getattr(part, field.name) for part in parts]) for field in fields(Minimum)}
-    return Minimum(**found | {"x": found["x"].view_as(x0)})
+        for index in torch.arange(len(x0), device=x0.device).split(int(chunk)):
+            evaluate = _evaluation(loss_fn, x0, index)
+            start = evaluate(x0[index].flatten(1), torch.arange(len(index), device=x0.device))
+            _check_start(start, index)
+            parts.append(_minimize(evaluate, start, walls, steps, memory, tolerance))
+    found: Minimum = joined(parts)
+    return replace(found, x=found.x.view_as(x0))
+
+
+def joined(parts: list) -> Any:
+    """Put together what was found for the chunks of a batch: dataclasses of tensors, with a row for each input."""
+    whole = {}
+    for field in fields(parts[0]):
+        whole[field.name] = torch.cat([getattr(part, field.name) for part in parts])
+    return type(parts[0])(**whole)
+
+
+@dataclass(frozen=True, eq=False)
+class _Points:
+    """Where M rows are, and what the loss is like there."""
+
+    x: Tensor  # (M, D)
+    loss: Tensor  # (M,)
+    gradient: Tensor  # (M, D)
+
+    def __getitem__(self, rows: Tensor) -> "_Points":
+        return _Points(self.x[rows], self.loss[rows], self.gradient[rows])
+
+    def put(self, rows: Tensor, new: "_Points") -> None:
+        """Move some of the rows, in place."""
+        self.x[rows], self.loss[rows], self.gradient[rows] = new.x, new.loss, new.gradient
+
+
+_Evaluate = Callable[[Tensor, Tensor], _Points]  # evaluate(x, rows), with candidates x (M, D)
+_Pair = tuple[Tensor, Tensor]  # a step s (M, D) and the change y (M, D) of the gradient along it
 
 
 def _evaluation(loss_fn: LossFn, x0: Tensor, index: Tensor) -> _Evaluate:
-    def evaluate(x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        loss, gradient = _loss_and_gradient(loss_fn, x.view(-1, *x0.shape[1:]), index[rows])
+    def evaluate(x: Tensor, rows: Tensor) -> _Points:
+        loss, gradient = loss_and_gradient(loss_fn, x.view(-1, *x0.shape[1:]), index[rows])
         # Copies, for they are written to: a gradient may be one number expanded, and a loss may be a view of x.
-        return loss.to(x.dtype, copy=True), gradient.flatten(1).clone(memory_format=torch.contiguous_format)
+        gradient = gradient.flatten(1).clone(memory_format=torch.contiguous_format)
+        return _Points(x, loss.to(x.dtype, copy=True), gradient)
 
     return evaluate
 
 
-def _minimize(evaluate: _Evaluate, x: Tensor, index: Tensor, box, steps, memory, tolerance) -> Minimum:
-    """Minimise from x (N, D) on, in place; `rows` still search, and `pairs` and `gamma` are theirs alone."""
-    loss, gradient = evaluate(x, torch.arange(len(x), device=x.device))
-    _check_start(loss, gradient, index)
-    residual = _residual(x, gradient, box)
+def _minimize(
+    evaluate: _Evaluate, here: _Points, box: tuple[float, float], steps: int, memory: int, tolerance: float
+) -> Minimum:
+    """Minimise from `here` (N rows) on, in place; `rows` still search, and `pairs` and `gamma` are theirs alone."""
+    residual = _residual(here, box)
+    flat = here.gradient.abs().amax(1) <= tolerance
     converged = residual <= tolerance
-    taken, calls = torch.zeros_like(index), torch.ones_like(index)
-    rows, pairs, rounding = (~converged).nonzero().flatten(), [], _ROUNDING * torch.finfo(x.dtype).eps
-    gamma = 1 / gradient[rows].norm(dim=1).clamp_min(torch.finfo(x.dtype).tiny)  # the first step is 1 long
+    rows = (~converged).nonzero().flatten()
+    taken = torch.zeros_like(residual, dtype=torch.long)
+    calls = taken + 1
+    rounding = _ROUNDING * torch.finfo(residual.dtype).eps
+    pairs: list[_Pair] = []
+    gamma = 1 / here.gradient[rows].norm(dim=1).clamp_min(torch.finfo(residual.dtype).tiny)  # the first step is 1 long
     for _ in range(steps):
         if not len(rows):
             break
-        start = x[rows], loss[rows], gradient[rows]
-        direction, gamma, newton = _direction(*start, pairs, gamma, box)
-        x[rows], loss[rows], gradient[rows], length, trials = _line_search(evaluate, rows, *start, direction, box)
+        old = here[rows]
+        direction, gamma, newton = _direction(old, pairs, gamma, box)
+        new, length, trials = _line_search(evaluate, rows, old, direction, box)
+        here.put(rows, new)
         taken[rows] += 1
         calls[rows] += trials
-        s, y = x[rows] - start[0], gradient[rows] - start[2]
-        y[y.norm(dim=1) <= rounding * start[2].norm(dim=1)] = 0
+        s, y = new.x - old.x, new.gradient - old.gradient
+        y[y.norm(dim=1) <= rounding * old.gradient.norm(dim=1)] = 0
         pairs = [*pairs, (s, y)][-memory:]
-        gamma = torch.where(newton, gamma, gamma * torch.where((length == 1) & (_dot(s, y) <= 0), _GROWTH, length))
-        stalled = start[1] - loss[rows] <= rounding * loss[rows].abs()
-        for old, _ in pairs:
-            old[stalled] = 0  # the pair is forgotten: what comes next is steepest descent
-        residual[rows] = _residual(x[rows], gradient[rows], box)
+        uncurved = (length == 1) & (_dot(s, y) <= 0)
+        gamma = torch.where(newton, gamma, gamma * torch.where(uncurved, _GROWTH, length))
+        stalled = old.loss - new.loss <= rounding * new.loss.abs()
+        for step, _ in pairs:
+            step[stalled] = 0  # the pair is forgotten: what comes next is steepest descent
+        residual[rows] = _residual(new, box)
         reached, stuck = residual[rows] <= tolerance, stalled & ~newton
         converged[rows] = reached | (stuck & (length > 0))
         go = ~(reached | stuck)
         if not go.all():
-            rows, gamma, pairs = rows[go], gamma[go], [(s[go], y[go]) for s, y in pairs]
-    return Minimum(x, loss, residual, taken, calls, converged)
+            rows, gamma = rows[go], gamma[go]
+            pairs = [(s[go], y[go]) for s, y in pairs]
+    return Minimum(here.x, here.loss, residual, taken, calls, converged, flat)
 
 
-def _direction(x, loss, gradient, pairs, gamma, box) -> tuple[Tensor, Tensor, Tensor]:
+def _direction(
+    at: _Points, pairs: list[_Pair], gamma: Tensor, box: tuple[float, float]
+) -> tuple[Tensor, Tensor, Tensor]:
     """Return each row's direction, its gamma, and whether the direction is more than steepest descent."""
-    free = ~(((x <= box[0]) & (gradient > 0)) | ((x >= box[1]) & (gradient < 0)))
-    quasi_newton, gamma, used = _two_loop(gradient * free, free, pairs, gamma)
-    steepest = -gamma[:, None] * gradient
+    at_low = (at.x <= box[0]) & (at.gradient > 0)
+    at_high = (at.x >= box[1]) & (at.gradient < 0)
+    free = ~(at_low | at_high)
+    quasi_newton, gamma, used = _two_loop(at.gradient * free, free, pairs, gamma)
+    steepest = -gamma[:, None] * at.gradient
     direction = torch.where(free, quasi_newton, steepest)
-    newton = used & (_dot(gradient, (x + direction).clamp(*box) - x) < 0)
+    move = (at.x + direction).clamp(*box) - at.x
+    newton = used & (_dot(at.gradient, move) < 0)
     return torch.where(newton[:, None], direction, steepest), gamma, newton
 
 
-def _two_loop(gradient, free, pairs, gamma) -> tuple[Tensor, Tensor, Tensor]:
+def _two_loop(gradient: Tensor, free: Tensor, pairs: list[_Pair], gamma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """−H∇ on the free coordinates, gamma, and whether a row has any pair to use."""
     tiny = torch.finfo(gradient.dtype).eps ** 0.5
-    used, weights, q = torch.zeros_like(gamma, dtype=torch.bool), [], gradient
+    used = torch.zeros_like(gamma, dtype=torch.bool)
+    weights, q = [], gradient
     for s, y in reversed(pairs):
         y = y * free
         curvature, size = _dot(s, y), y.norm(dim=1)
@@ -143,61 +191,50 @@ def _two_loop(gradient, free, pairs, gamma) -> tuple[Tensor, Tensor, Tensor]:
         gamma = torch.where(fine & ~used, curvature / size**2, gamma)
         used = used | fine
         rho = torch.where(fine, 1 / curvature, 0)
-        weights.append((rho, rho * _dot(s, q)))
-        q = q - weights[-1][1][:, None] * y
+        alpha = rho * _dot(s, q)
+        weights.append((rho, alpha))
+        q = q - alpha[:, None] * y
     r = gamma[:, None] * q
     for (s, y), (rho, alpha) in zip(pairs, reversed(weights), strict=True):
         r = r + (alpha - rho * _dot(y, r))[:, None] * s * free
     return -r, gamma, used
 
 
-def _line_search(evaluate, rows, x, loss, gradient, direction, box) -> tuple[Tensor, ...]:
+def _line_search(
+    evaluate: _Evaluate, rows: Tensor, start: _Points, direction: Tensor, box: tuple[float, float]
+) -> tuple[_Points, Tensor, Tensor]:
     """Shorten t from 1 on until Π(x + t·d) brings a part of the decrease that ∇ predicts; where none does, t = 0."""
-    x_new, loss_new, gradient_new = x.clone(), loss.clone(), gradient.clone()
-    length, trials = torch.ones_like(loss), torch.zeros_like(rows)
-    waiting = torch.arange(len(rows), device=x.device)
+    end = _Points(start.x.clone(), start.loss.clone(), start.gradient.clone())
+    length, trials = torch.ones_like(start.loss), torch.zeros_like(rows)
+    waiting = torch.arange(len(rows), device=rows.device)
     for _ in range(_TRIALS):
-        trial = (x[waiting] + length[waiting, None] * direction[waiting]).clamp(*box)
-        predicted = _dot(gradient[waiting], trial - x[waiting])
-        value, slope = evaluate(trial, rows[waiting])
+        at = start[waiting]
+        trial = evaluate((at.x + length[waiting, None] * direction[waiting]).clamp(*box), rows[waiting])
         trials[waiting] += 1
-        finite = value.isfinite() & slope.isfinite().all(1)
-        fine = finite & (predicted <= 0) & (value <= loss[waiting] + _ARMIJO * predicted)
-        done = waiting[fine]
-        x_new[done], loss_new[done], gradient_new[done] = trial[fine], value[fine], slope[fine]
+        predicted = _dot(at.gradient, trial.x - at.x)
+        finite = trial.loss.isfinite() & trial.gradient.isfinite().all(1)
+        fine = finite & (predicted <= 0) & (trial.loss <= at.loss + _ARMIJO * predicted)
+        end.put(waiting[fine], trial[fine])
         # The minimum of the parabola through the loss and the slope at the start and the loss at the trial.
-        part = -predicted / (2 * (value - loss[waiting] - predicted))
-        length[waiting] *= torch.where(fine, 1, part.nan_to_num(_SHRINK[0]).clamp(*_SHRINK))
+        part = -predicted / (2 * (trial.loss - at.loss - predicted))
+        shrink = part.nan_to_num(_SHRINK[0]).clamp(*_SHRINK)
+        length[waiting] *= torch.where(fine, 1, shrink)
         waiting = waiting[~fine]
         if not len(waiting):
             break
     length[waiting] = 0
-    return x_new, loss_new, gradient_new, length, trials
+    return end, length, trials
 
 
-def _residual(x: Tensor, gradient: Tensor, box: tuple[float, float]) -> Tensor:
-    return (-gradient).clamp(box[0] - x, box[1] - x).abs().amax(1)  # as a tiny gradient would be lost beside x
+def _residual(at: _Points, box: tuple[float, float]) -> Tensor:
+    return (-at.gradient).clamp(box[0] - at.x, box[1] - at.x).abs().amax(1)  # a tiny gradient would be lost beside x
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
     return (a * b).sum(1)
 
 
-def _check_start(loss: Tensor, gradient: Tensor, index: Tensor) -> None:
-    for name, fine in (("loss", loss.isfinite()), ("gradient", gradient.isfinite().all(1))):
+def _check_start(start: _Points, index: Tensor) -> None:
+    for name, fine in (("loss", start.loss.isfinite()), ("gradient", start.gradient.isfinite().all(1))):
         if not fine.all():
             raise ValueError(f"loss_fn: NaN or infinite {name} at x0 for row(s) {index[~fine][:5].tolist()}")
-
-
-def _check(x0, box, steps, memory, tolerance, chunk) -> tuple[float, float]:
-    _check_inputs(x0, "x0")
-    check_counts(steps=steps, memory=memory, chunk=chunk)
-    if not 0 <= tolerance < float("inf"):
-        raise ValueError(f"tolerance: a number ≥ 0 expected, got {tolerance!r}")
-    if box is None:
-        return -torch.inf, torch.inf
-    if not isinstance(box, (tuple, list)) or len(box) != 2 or not box[0] < box[1]:
-        raise ValueError(f"box: None or (low, high) with low < high expected, got {box!r}")
-    if x0.min() < box[0] or x0.max() > box[1]:
-        raise ValueError(f"x0: values in box={box} expected, got {x0.min():.4g} to {x0.max():.4g}")
-    return box

@@ -1,21 +1,50 @@
 """Projected gradient descent: the engine of attacks within a ball (for those without, see `lbfgs`).
 
-An attack is an objective and a ball: find x' with ‖x' − x‖ ≤ eps that maximises (targeted: minimises) a loss, by
+An attack is a loss and a ball: find x' with ‖x' − x‖ ≤ eps that maximises (targeted: minimises) a loss, by
 x' ← Π(x' + alpha · direction(∇loss)), where the direction is ∇/‖∇‖₂ in the L2 ball and sign(∇) in the L∞ ball
 (Madry et al., 2018), or ∇ itself where asked for. Inputs may be images, latents, or anything with a batch in front.
 """
 
+import math
+import sys
+import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypedDict
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from vaenb.checks import check_counts, check_gradients
-from vaenb.distributions import rand_like, randn_like
+from vaenb.attacks.balls import Ball, Box, ball_around, row_lengths, steepest
+from vaenb.checks import check_choice, check_counts, check_gradients
+from vaenb.distributions import randn_like
 
 LossFn = Callable[[Tensor, Tensor], Tensor]
 """loss_fn(x', index) -> (M,): the loss of M candidates, where index (M,) says which inputs they belong to."""
+
+
+class Shared(TypedDict, total=False):
+    """What a search and the making of its loss have in common."""
+
+    generator: torch.Generator | None
+    chunk: int
+
+
+class Draws(Shared, total=False):
+    """What `random_direction` takes beside a loss, inputs and a radius."""
+
+    norm: str
+    restarts: int
+
+
+class Search(Draws, total=False):
+    """What every attack within a ball hands on to `pgd`, which says what it means."""
+
+    steps: int
+    alpha: float | Tensor | None
+    random_start: bool | float
+    direction: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +56,7 @@ class AttackResult:
     restart_losses: Tensor  # (R, N), the final loss of every restart
     gradient_calls: int  # gradients of the loss taken for each input
     forward_calls: int  # further evaluations of the loss for each input, without gradient
+    stuck: Tensor  # (N,) bool: the gradient was exactly zero at every step of every restart, which only looks robust
 
     @property
     def mean_loss(self) -> Tensor:
@@ -42,7 +72,7 @@ def pgd(
     alpha: float | Tensor | None = None,
     steps: int = 10,
     norm: str = "l2",
-    clip: tuple[float, float] | None = None,
+    clip: Box = None,
     random_start: bool | float = True,
     restarts: int = 1,
     direction: str = "steepest",
@@ -58,30 +88,38 @@ def pgd(
     deviation: begin at x + N(0, random_start²), in the box, but in the ball only from the first step on.
     `direction="gradient"` steps along ∇loss itself instead of its direction, as plain gradient ascent does: `alpha` is
     then a learning rate, which has no default. At most `chunk` candidates are evaluated at a time; memory changes, the
-    result does not, unless `loss_fn` itself draws at random. Raises ValueError for arguments out of range, and when the
-    loss is not finite or its gradient is NaN.
+    result does not, unless `loss_fn` itself draws at random. Inputs that never had a gradient, as where a softmax
+    saturates, are `stuck` in the result, and a UserWarning gives their share. Raises ValueError for arguments out of
+    range, and when the loss is not finite or its gradient is NaN.
     """
     check_gradients()
-    radius, step = _check(x, eps, alpha, steps, norm, clip, restarts, chunk)
+    check_counts(steps=steps, restarts=restarts, chunk=chunk)
+    steps, restarts = int(steps), int(restarts)
     _check_search(random_start, restarts, direction, alpha)
-    x = x.detach()
-    starts = [_start(x, radius, norm, clip, random_start, generator) for _ in range(restarts)]
+    ball = ball_around(x, eps, norm=norm, clip=clip)
+    rate = 2.5 * ball.radius / steps if alpha is None else row_lengths("alpha", alpha, x)
+    starts = [_start(ball, random_start, generator) for _ in range(restarts)]
     sign = -1.0 if targeted else 1.0
+    moved = torch.zeros(len(x), dtype=torch.bool, device=x.device)  # by a gradient, at any step of any restart
 
-    def run(x_adv: Tensor, index: Tensor) -> Tensor:
-        x0, ball, rate = x[index], radius[index], step[index]
+    def climb(x_adv: Tensor, index: Tensor) -> Tensor:
+        around, stride = ball[index], sign * rate[index]
         for _ in range(steps):
-            loss, gradient = _loss_and_gradient(loss_fn, x_adv, index)
+            loss, gradient = loss_and_gradient(loss_fn, x_adv, index)
             if gradient.isnan().any():  # its sign would be 0, and an input that is not attacked would look robust
                 bad = gradient.flatten(1).isnan().any(1)
                 what = "NaN gradient" if loss[bad].isfinite().all() else "NaN or infinite loss"
                 raise ValueError(f"loss_fn: {what} for input(s) {index[bad].unique().tolist()[:5]} of {len(x)}")
+            moved[index[gradient.flatten(1).any(1)]] = True
             with torch.no_grad():
-                move = gradient if direction == "gradient" else _direction(gradient, norm)
-                x_adv = _project(x_adv + sign * rate * move, x0, ball, norm, clip)
+                move = gradient if direction == "gradient" else steepest(gradient, norm)
+                x_adv = around.project(x_adv + stride * move)
         return x_adv
 
-    return _keep_best(run, loss_fn, x, starts, targeted, chunk, gradient_calls=restarts * steps)
+    result = keep_best(loss_fn, starts, climb, targeted=targeted, chunk=chunk, gradient_calls=restarts * steps)
+    stuck = ~moved & (ball.radius.flatten() > 0)
+    warn_of_stuck(stuck)
+    return replace(result, stuck=stuck)
 
 
 def random_direction(
@@ -90,7 +128,7 @@ def random_direction(
     *,
     eps: float | Tensor,
     norm: str = "l2",
-    clip: tuple[float, float] | None = None,
+    clip: Box = None,
     restarts: int = 1,
     targeted: bool = False,
     generator: torch.Generator | None = None,
@@ -101,135 +139,99 @@ def random_direction(
     The arguments and the result are those of `pgd`. In L2 the direction is uniform on the sphere; in L∞ every
     coordinate moves by ±eps. `mean_loss` is what noise does on average, `loss` the worst of the draws.
     """
-    radius, _ = _check(x, eps, None, 1, norm, clip, restarts, chunk)
-    x = x.detach()
-    moves = [radius * _direction(randn_like(x, generator), norm) for _ in range(restarts)]
-    starts = [_project(x + move, x, radius, norm, clip) for move in moves]
-    return _keep_best(lambda start, index: start, loss_fn, x, starts, targeted, chunk, gradient_calls=0)
+    check_counts(restarts=restarts, chunk=chunk)
+    ball = ball_around(x, eps, norm=norm, clip=clip)
+    moves = [ball.radius * steepest(randn_like(x, generator), norm) for _ in range(restarts)]
+    draws = [ball.project(ball.center + move) for move in moves]
+    return keep_best(loss_fn, draws, targeted=targeted, chunk=chunk)
 
 
-def _keep_best(run, loss_fn, x, starts, targeted, chunk, *, gradient_calls) -> AttackResult:
-    """Run all restarts of all inputs in chunks, and select the best restart of each input."""
-    count, restarts = len(x), len(starts)
-    rows = torch.arange(restarts * count, device=x.device)
-    starts = torch.cat(starts)
-    found, losses = [], []
-    for chunk_rows in rows.split(chunk):
-        index = chunk_rows % count
-        x_adv = run(starts[chunk_rows], index)
+def keep_best(
+    loss_fn: LossFn,
+    starts: list[Tensor],
+    search: Callable[[Tensor, Tensor], Tensor] | None = None,
+    *,
+    targeted: bool = False,
+    chunk: int = 512,
+    gradient_calls: int = 0,
+) -> AttackResult:
+    """Run `search(start, index)` from every start (N, ...), if any, `chunk` rows at a time: each input's best end."""
+    restarts, count = len(starts), len(starts[0])
+    start = torch.cat(starts)
+    ends, losses = [], []
+    for rows in torch.arange(restarts * count, device=start.device).split(int(chunk)):
+        index = rows % count
+        end = search(start[rows], index) if search else start[rows]
         with torch.no_grad():
-            losses.append(_loss(loss_fn, x_adv, index))
-        found.append(x_adv)
+            losses.append(evaluate(loss_fn, end, index))
+        ends.append(end)
     restart_losses = torch.cat(losses).view(restarts, count)
     if not restart_losses.isfinite().all():
         bad = (~restart_losses.isfinite()).any(0).nonzero().flatten().tolist()
         raise ValueError(f"loss_fn: NaN or infinite loss for input(s) {bad[:5]} of {count}")
     best = restart_losses.argmin(0) if targeted else restart_losses.argmax(0)
-    each = torch.arange(count, device=x.device)
-    adversarial = torch.cat(found).view(restarts, *x.shape)[best, each]
-    return AttackResult(adversarial, restart_losses[best, each], restart_losses, gradient_calls, restarts)
+    each = torch.arange(count, device=best.device)
+    adversarial = torch.cat(ends).view(restarts, *starts[0].shape)[best, each]
+    nowhere = torch.zeros_like(best, dtype=torch.bool)
+    return AttackResult(adversarial, restart_losses[best, each], restart_losses, gradient_calls, restarts, nowhere)
 
 
-def _loss(loss_fn: LossFn, x_adv: Tensor, index: Tensor) -> Tensor:
+def warn_of_stuck(stuck: Tensor) -> None:
+    """Warn with the share of the inputs (N,) that an attack could not move, if there are any."""
+    count = int(stuck.sum())
+    if count:
+        share = f"{count} of {len(stuck)} inputs ({count / len(stuck):.0%})"
+        warnings.warn(
+            f"{share} had no gradient to follow: they only look robust (`stuck` in the result). What helps: a random "
+            "start, a larger eps, float64, or a loss that does not saturate; for decoders `queries.query_attack`, "
+            "which needs no gradient",
+            stacklevel=_frames_within(),
+        )
+
+
+def _frames_within() -> int:
+    """How many calls lie between a warning and the user's line: those within this package."""
+    frame, count = sys._getframe(1), 1
+    while frame.f_back and frame.f_globals.get("__name__", "").startswith("vaenb."):
+        frame, count = frame.f_back, count + 1
+    return count
+
+
+def shared(search: Draws) -> Shared:
+    """What the making of a loss takes of a search: its generator and its chunk."""
+    return {"generator": search.get("generator"), "chunk": search.get("chunk", 512)}
+
+
+def evaluate(loss_fn: LossFn, x_adv: Tensor, index: Tensor) -> Tensor:
+    """The losses (M,) of candidates x'. Raises ValueError for any other shape."""
     loss = loss_fn(x_adv, index)
     if loss.shape != index.shape:
         raise ValueError(f"loss_fn: one loss for each input, {tuple(index.shape)}, expected, got {tuple(loss.shape)}")
     return loss
 
 
-def _loss_and_gradient(loss_fn: LossFn, x_adv: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-    with torch.enable_grad():  # also where the caller has switched gradients off
+def loss_and_gradient(loss_fn: LossFn, x_adv: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+    """The losses (M,) of candidates x' and their gradients, also where the caller has switched gradients off."""
+    with torch.enable_grad():
         x_adv = x_adv.requires_grad_()
-        loss = _loss(loss_fn, x_adv, index)
+        loss = evaluate(loss_fn, x_adv, index)
         gradient = torch.autograd.grad(loss.sum(), x_adv, allow_unused=True)[0] if loss.requires_grad else None
     if gradient is None:
         raise ValueError("loss_fn: its value does not depend on x' differentiably; is there a detach or no_grad in it?")
     return loss.detach(), gradient
 
 
-def _direction(gradient: Tensor, norm: str) -> Tensor:
-    if norm == "linf":
-        return gradient.sign()
-    # The largest entry is taken out first, so that the norm of a tiny gradient does not underflow.
-    tiny = torch.finfo(gradient.dtype).tiny
-    gradient = gradient / _rows(gradient.flatten(1).abs().amax(1).clamp_min(tiny), gradient)
-    return gradient / _rows(gradient.flatten(1).norm(dim=1).clamp_min(tiny), gradient)
-
-
-def _project(x_adv: Tensor, x: Tensor, eps: Tensor, norm: str, clip: tuple[float, float] | None) -> Tensor:
-    """Go to the ball, then to the box: x is in the box, so the second step cannot leave the ball."""
-    offset = x_adv - x
-    if norm == "linf":
-        offset = offset.clamp(-eps, eps)
-    else:
-        length = _rows(offset.flatten(1).norm(dim=1), offset)
-        offset = offset * (eps / length.clamp_min(torch.finfo(x.dtype).tiny)).clamp_max(1)
-    return x + offset if clip is None else (x + offset).clamp(*clip)
-
-
-def _start(x, radius, norm, clip, random_start: bool | float, generator: torch.Generator | None) -> Tensor:
-    if random_start is False:
-        return x
-    if random_start is True:
-        return _project(x + _inside(x, radius, norm, generator), x, radius, norm, clip)
-    noisy = x + random_start * randn_like(x, generator)
-    return noisy if clip is None else noisy.clamp(*clip)
-
-
-def _inside(x: Tensor, eps: Tensor, norm: str, generator: torch.Generator | None) -> Tensor:
-    """An offset uniform in the ball of radius eps."""
-    if norm == "linf":
-        return eps * (2 * rand_like(x, generator) - 1)
-    direction = _direction(randn_like(x, generator), norm)
-    return eps * _rows(rand_like(x.flatten(1)[:, 0], generator) ** (1 / x[0].numel()), x) * direction
-
-
-def _rows(values: Tensor, like: Tensor) -> Tensor:
-    """Shape one value a row for broadcasting over the row."""
-    return values.view(-1, *[1] * (like.ndim - 1))
-
-
-def _check(x, eps, alpha, steps, norm, clip, restarts, chunk) -> tuple[Tensor, Tensor]:
-    _check_inputs(x, "x")
-    check_counts(steps=steps, restarts=restarts, chunk=chunk)
-    if norm not in ("l2", "linf"):
-        raise ValueError(f"norm: l2 or linf expected, got {norm!r}")
-    if clip is not None and not clip[0] < clip[1]:
-        raise ValueError(f"clip: None or (low, high) with low < high expected, got {clip!r}")
-    if clip is not None and (x.min() < clip[0] or x.max() > clip[1]):
-        raise ValueError(f"x: values in clip={clip} expected, got {x.min():.4g} to {x.max():.4g}")
-    radius = _per_row("eps", eps, x)
-    return _rows(radius, x), _rows(2.5 * radius / steps if alpha is None else _per_row("alpha", alpha, x), x)
-
-
-def _check_inputs(x, name: str) -> None:
-    if not isinstance(x, Tensor) or not x.is_floating_point() or x.ndim < 2 or x.numel() == 0:
-        got = f"{x.dtype} of shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
-        raise ValueError(f"{name}: a non-empty float tensor (N, ...) expected, got {got}")
-    if not x.isfinite().all():
-        raise ValueError(f"{name}: NaN or infinite values; check the inputs before attacking them")
+def _start(ball: Ball, random_start: bool | float, generator: torch.Generator | None) -> Tensor:
+    if isinstance(random_start, (bool, np.bool_)):
+        return ball.uniform(generator) if random_start else ball.center
+    return ball.boxed(ball.center + float(random_start) * randn_like(ball.center, generator))
 
 
 def _check_search(random_start: bool | float, restarts: int, direction: str, alpha: float | Tensor | None) -> None:
-    if not isinstance(random_start, (bool, float)) or not 0 <= random_start < float("inf"):
+    if not isinstance(random_start, (bool, float, np.bool_, np.floating)) or not 0 <= random_start < math.inf:
         raise ValueError(f"random_start: True, False or a standard deviation like 0.2 expected, got {random_start!r}")
     if restarts > 1 and not random_start:
-        raise ValueError(
-            f"restarts: {restarts} runs from the same start are one run; use random_start=True or restarts=1"
-        )
-    if direction not in ("steepest", "gradient"):
-        raise ValueError(f"direction: steepest or gradient expected, got {direction!r}")
+        raise ValueError(f"restarts: {restarts} runs from one start are one run; use random_start=True or restarts=1")
+    check_choice("direction", direction, ("steepest", "gradient"))
     if direction == "gradient" and alpha is None:
         raise ValueError("alpha: a learning rate expected with direction='gradient', whose steps have no natural size")
-
-
-def _per_row(name: str, value: float | Tensor, x: Tensor) -> Tensor:
-    try:
-        value = torch.as_tensor(value, dtype=x.dtype, device=x.device)
-    except (TypeError, ValueError, RuntimeError):
-        raise ValueError(f"{name}: a number or a tensor ({len(x)},) expected, got {value!r}") from None
-    if value.shape not in ((), (len(x),)):
-        raise ValueError(f"{name}: a number or a tensor ({len(x)},) expected, got shape {tuple(value.shape)}")
-    if not (value.isfinite() & (value >= 0)).all():
-        raise ValueError(f"{name}: finite and ≥ 0 expected, got {value.min():.4g}")
-    return value.expand(len(x))

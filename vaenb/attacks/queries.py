@@ -11,11 +11,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from vaenb.attacks.latent import Distance, mean_squared_error, objective
-from vaenb.attacks.pgd import AttackResult, LossFn, _check, _keep_best, _loss, _project, _start
+from vaenb.attacks.balls import Ball, ball_around
+from vaenb.attacks.latent import Distance, loss, mean_squared_error
+from vaenb.attacks.pgd import AttackResult, LossFn, evaluate, keep_best
 from vaenb.checks import check_counts
 from vaenb.contract import LatentModel
 from vaenb.distributions import randn_like
+from vaenb.precision import check_precision
 
 
 @torch.no_grad()
@@ -38,35 +40,37 @@ def query_attack(
     for each restart those of its search and one to look at what it found; `gradient_calls` is 0. The best point seen
     is returned. All rows and restarts try the same directions, from starts of their own.
     """
-    check_counts(queries=queries)
-    loss_fn = objective(model, z, target=target, distance=distance, generator=generator)
-    radius, _ = _check(z, eps, None, 1, norm, None, restarts, chunk)
+    check_counts(queries=queries, restarts=restarts, chunk=chunk)
+    check_precision("z", z)
+    queries, restarts = int(queries), int(restarts)
     tries = (queries - 1) // restarts - 2  # of one restart, beside its start and its end
     if tries < 0:
         raise ValueError(f"queries: at least {1 + 2 * restarts} expected for {restarts} restart(s), got {queries}")
-    z = z.detach()
+    loss_fn = loss(model, z, target=target, distance=distance, generator=generator, chunk=chunk)
+    ball = ball_around(z, eps, norm=norm)
     directions = _directions(z, tries, generator)
-    starts = [_start(z, radius, norm, None, True, generator) for _ in range(restarts)]
+    starts = [ball.uniform(generator) for _ in range(restarts)]
     sign = 1.0 if target is None else -1.0
 
-    def run(start: Tensor, index: Tensor) -> Tensor:
-        return _search(loss_fn, start, index, z[index], radius[index], norm, directions, sign)
+    def search(start: Tensor, index: Tensor) -> Tensor:
+        return _climb(loss_fn, start, index, ball[index], directions, sign)
 
-    result = _keep_best(run, loss_fn, z, starts, target is not None, chunk, gradient_calls=0)
+    result = keep_best(loss_fn, starts, search, targeted=target is not None, chunk=chunk)
     return replace(result, forward_calls=1 + restarts * (tries + 2))
 
 
-def _search(
-    loss_fn: LossFn, x: Tensor, index: Tensor, x0: Tensor, eps: Tensor, norm: str, directions: Tensor, sign: float
-) -> Tensor:
+def _climb(loss_fn: LossFn, x: Tensor, index: Tensor, ball: Ball, directions: Tensor, sign: float) -> Tensor:
     """Climb sign·loss from x (M, D) along `directions` (T, D), one query a step and row."""
-    value = sign * _loss(loss_fn, x, index)
-    reach = eps if norm == "l2" else eps * x.shape[1] ** 0.5  # a unit step of u moves a coordinate by 1/√D
-    move, mirrored = torch.zeros_like(x), torch.zeros_like(eps, dtype=torch.bool)
+    value = sign * evaluate(loss_fn, x, index)
+    # In the L∞ ball further, for a unit step of u moves a coordinate by 1/√D.
+    reach = ball.radius * x.shape[1] ** 0.5 if ball.norm == "linf" else ball.radius
+    move = torch.zeros_like(x)
+    mirrored = torch.zeros_like(reach, dtype=torch.bool)
     for step, u in enumerate(directions):
         move = torch.where(mirrored, -move, u)
-        x_new = _project(x + 0.1 ** (step / len(directions)) * reach * move, x0, eps, norm, None)
-        value_new = sign * _loss(loss_fn, x_new, index)
+        stride = 0.1 ** (step / len(directions)) * reach
+        x_new = ball.project(x + stride * move)
+        value_new = sign * evaluate(loss_fn, x_new, index)
         better = value_new > value
         x, value = torch.where(better[:, None], x_new, x), torch.where(better, value_new, value)
         mirrored = ~(better[:, None] | mirrored)

@@ -3,7 +3,9 @@
 import os
 from pathlib import Path
 
-EMBEDDED = ("digits", "sprites")
+from vaenb.files import cache_folder, expanded
+
+EMBEDDED = ("mnist_small", "fashion_small", "digits", "sprites")
 SPLITS = ("train", "test")
 
 
@@ -13,10 +15,13 @@ class DatasetUnavailable(RuntimeError):
 
 def available(folder: Path | str | None = None) -> list[str]:
     """Name the sets that need no download: the embedded ones, and those in the data folder."""
-    here = {path.stem.rsplit("_", 1)[0] for s in SPLITS for path in data_folder(folder).glob(f"*_{s}.npz")}
+    here: set[str] = set()
+    for split in SPLITS:
+        for path in data_folder(folder).glob(f"*_{split}.npz"):
+            here.add(path.stem.removesuffix(f"_{split}"))
     return [*EMBEDDED, *sorted(here - set(EMBEDDED))]
 
 
 def data_folder(folder: Path | str | None) -> Path:
-    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vaenb" / "data"
-    return Path(folder or os.environ.get("VAENB_DATA") or default).expanduser()
+    """Give `folder`, else `$VAENB_DATA`, else vaenb/data in the user's cache folder."""
+    return expanded(folder or os.environ.get("VAENB_DATA") or cache_folder("data"))

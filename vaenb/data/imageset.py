@@ -1,12 +1,13 @@
 """A set of images: one uint8 tensor on one device, with labels and, where they are known, generative factors."""
 
 import hashlib
-import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 from torch import Tensor
+
+from vaenb.checks import check_batch, check_number
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,9 +32,17 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.images)
 
+    @property
+    def device(self) -> torch.device:
+        return self.images.device
+
     def float(self, index: Tensor | slice = slice(None)) -> Tensor:
         """The images of `index` as float32 in [0, 1]: (n, C, S, S)."""
         return self.images[index].float() / 255
+
+    def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Images as float32 in [0, 1], (n, C, S, S), and labels (n,): what a model learns from."""
+        return self.float(index), self.labels[index]
 
     def take(self, index: Tensor | slice) -> "ImageSet":
         """The set of the images of `index`, labels and factors with them."""
@@ -47,7 +56,8 @@ class ImageSet:
     @property
     def shape(self) -> tuple[int, int, int]:
         """(C, S, S) of one image, as the models' `image_shape` wants it."""
-        return tuple(self.images.shape[1:])
+        _, channels, height, width = self.images.shape
+        return channels, height, width
 
     @cached_property
     def digest(self) -> str:
@@ -64,12 +74,9 @@ def recolor(x: Tensor, *, contrast: float = 1.0, brightness: float = 0.0) -> Ten
     m is over pixels and channels, so that contrast 0 leaves one grey. Raises ValueError for a negative contrast and
     for what is not finite.
     """
-    if not isinstance(x, Tensor) or x.ndim != 4 or not x.is_floating_point():
-        got = f"{x.dtype} of shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
-        raise ValueError(f"x: float images (N, C, H, W) in [0, 1] expected, got {got}")
-    if not (math.isfinite(contrast) and contrast >= 0):
-        raise ValueError(f"contrast: a number ≥ 0 expected, got {contrast!r}")
-    if not math.isfinite(brightness):
-        raise ValueError(f"brightness: a finite number expected, got {brightness!r}")
+    check_batch(x, "x", dims=4, shape="images (N, C, H, W)")
+    check_number("contrast", contrast, "a number ≥ 0", least=0)
+    check_number("brightness", brightness, "a finite number")
     mean = x.mean((1, 2, 3), keepdim=True)
-    return (contrast * x + ((1 - contrast) * mean + brightness)).clamp(0, 1)  # so that 1 and 0 give back x, unrounded
+    grey = (1 - contrast) * mean + brightness
+    return (contrast * x + grey).clamp(0, 1)  # so that 1 and 0 give back x, unrounded

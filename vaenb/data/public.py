@@ -33,37 +33,48 @@ PUBLIC: dict[str, Callable] = {
 
 def fetch(name: str, split: str, file: Path) -> ImageSet:
     """Download once, with torchvision's progress and checksums, and keep both splits as .npz."""
-    raw, timeout = file.parent / ".raw" / name, socket.getdefaulttimeout()
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(file.parent / f".{name}.lock"):
-            try:
-                shutil.rmtree(raw, ignore_errors=True)  # torchvision trusts unpacked files, also half-unpacked ones
-                raw.mkdir(parents=True)
-                socket.setdefaulttimeout(60)  # torchvision sets none: a server that stalls would block for ever
-                for part in SPLITS if not file.exists() else ():
-                    target = file.with_name(f"{name}_{part}.npz")
-                    if not target.exists():  # the user's own stays as it is
-                        write_npz(target, _converted(name, PUBLIC[name](str(raw), part == "train")))
-            finally:
-                socket.setdefaulttimeout(timeout)
-                shutil.rmtree(raw, ignore_errors=True)
+            if not file.exists():
+                _download(name, file.parent)
     except Exception as reason:  # torchvision raises some six kinds, from URLError to RuntimeError on a checksum
-        raise DatasetUnavailable(missing(name, file, f"{type(reason).__name__}: {_line(reason)}")) from reason
-    return read_npz(file, name, split)
+        why = " ".join(str(reason).split()).rstrip(".")
+        raise DatasetUnavailable(missing(name, file, f"{type(reason).__name__}: {why}")) from reason
+    return read_npz(file, name, split, fetched=True)
+
+
+def _download(name: str, folder: Path) -> None:
+    raw = folder / ".raw" / name
+    timeout = socket.getdefaulttimeout()
+    shutil.rmtree(raw, ignore_errors=True)  # torchvision trusts unpacked files, also half-unpacked ones
+    try:
+        raw.mkdir(parents=True)
+        socket.setdefaulttimeout(60)  # torchvision sets none: a server that stalls would block for ever
+        for split in SPLITS:
+            target = folder / f"{name}_{split}.npz"
+            if not target.exists():  # the user's own stays as it is
+                write_npz(target, _converted(name, PUBLIC[name](str(raw), split == "train")))
+    finally:
+        socket.setdefaulttimeout(timeout)
+        shutil.rmtree(raw, ignore_errors=True)
 
 
 def _converted(name: str, source) -> dict[str, np.ndarray]:
-    if name == "celeba":
-        files = [Path(source.root) / source.base_folder / "img_align_celeba" / f for f in source.filename]
-        return {"images": np.stack([square_photo(Image.open(f), 64, crop=148) for f in files])}
-    if name == "omniglot":  # dark strokes on white; sorted here, since torchvision takes the file system's order
-        files = sorted(Path(source.target_folder).glob("*/*/*.png"))
-        characters = sorted({f.parent for f in files})
-        images = np.stack([255 - np.asarray(read_photo(f)) for f in files])
-        return {"images": images, "labels": np.array([characters.index(f.parent) for f in files])}
-    if name == "svhn":
-        return {"images": source.data.transpose(0, 2, 3, 1), "labels": source.labels}
+    """Give the arrays of an .npz from one of torchvision's sets."""
+    match name:
+        case "celeba":
+            folder = Path(source.root) / source.base_folder / "img_align_celeba"
+            faces = [square_photo(Image.open(folder / file), 64, crop=148) for file in source.filename]
+            return {"images": np.stack(faces)}
+        case "omniglot":  # dark strokes on white; sorted here, since torchvision takes the file system's order
+            files = sorted(Path(source.target_folder).glob("*/*/*.png"))
+            characters = sorted({file.parent for file in files})
+            drawings = [255 - np.asarray(read_photo(file)) for file in files]
+            numbers = [characters.index(file.parent) for file in files]
+            return {"images": np.stack(drawings), "labels": np.array(numbers)}
+        case "svhn":
+            return {"images": source.data.transpose(0, 2, 3, 1), "labels": source.labels}
     images, labels = np.asarray(source.data), np.asarray(source.targets)
     if name == "emnist_letters":  # stored transposed, and counted from 1
         images, labels = images.transpose(0, 2, 1), labels - 1
@@ -71,13 +82,10 @@ def _converted(name: str, source) -> dict[str, np.ndarray]:
 
 
 def missing(name: str, file: Path, reason: str) -> str:
+    """Say why a public set can't be had, and what to do."""
     drive = " It lies on Google Drive, which often refuses; see torchvision's notes." if name == "celeba" else ""
     return (
         f"data set {name!r} can't be had: {file} is not there, and torchvision gave {reason}.{drive} "
         f"With a network, try again; or put {file.name} (images uint8, labels) into {file.parent}, or set VAENB_DATA "
         f"to the folder that holds it. At hand: {', '.join(available(file.parent))}"
     )
-
-
-def _line(reason: Exception) -> str:
-    return " ".join(str(reason).split()).rstrip(".")

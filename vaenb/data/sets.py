@@ -3,7 +3,6 @@
 import difflib
 import os
 from dataclasses import replace
-from numbers import Integral
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +12,18 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor
 
+from vaenb.checks import check_choice, check_whole
 from vaenb.data import sprites
-from vaenb.data.folder import SPLITS, DatasetUnavailable, available, data_folder
+from vaenb.data.folder import EMBEDDED, SPLITS, DatasetUnavailable, available, data_folder
 from vaenb.data.imageset import ImageSet
+from vaenb.data.originals import named_by_content
 from vaenb.data.public import PUBLIC, fetch, missing
-from vaenb.data.readers import read_folder, read_npz
+from vaenb.data.readers import PhotoFolder, read_npz
+from vaenb.distributions import seeded
+from vaenb.files import expanded
 
+BENCHMARKS = (*EMBEDDED, *PUBLIC, "color_mnist")
+_SMALL = Path(__file__).with_name("embedded")  # parts of MNIST and Fashion-MNIST, see LICENSES.md there
 _COLORS = torch.tensor([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0], [1, 0, 1], [0, 1, 1], [1, 1, 1]], dtype=torch.uint8)
 
 
@@ -41,99 +46,140 @@ def load(
     """
     if not isinstance(name, (str, Path)):
         raise TypeError(f"name: the name or the path of a data set expected, got {type(name).__name__}")
-    if split not in SPLITS:
-        raise ValueError(f"split: {' or '.join(SPLITS)} expected, got {split!r}")
-    for argument, value in {"size": size, "limit": limit}.items():
-        if value is not None and (not isinstance(value, Integral) or isinstance(value, bool) or value < 1):
-            raise ValueError(f"{argument}: a whole number ≥ 1 expected, got {value!r}")
+    if not str(name):
+        raise ValueError("name: the name or the path of a data set expected, got an empty text")
+    check_choice("split", split, SPLITS)
+    if size is not None:
+        check_whole("size", size)
+    if limit is not None:
+        check_whole("limit", limit)
+    folder = data_folder(folder)
     if name == "sprites":
         images = _sprites(split, limit, seed)
+    elif (path := _path(name, split, folder)) is not None:
+        images = _from_path(path, split, size, limit, seed)
     else:
-        images = _limited(_load(name, split, size, data_folder(folder), download), limit, seed)
+        images = _limited(_named(str(name), split, folder, download), limit, seed)
     return images if size is None else replace(images, images=_resized(images.images, size))
 
 
-def _load(name: str | Path, split: str, size: int | None, folder: Path, download: bool) -> ImageSet:
+def _path(name: str | Path, split: str, folder: Path) -> Path | None:
+    """The path that is meant, or None where it is a name: of a known set, of one in the data folder, or misspelt."""
     if isinstance(name, Path) or os.sep in name or name.endswith(".npz"):
-        return _from_path(Path(name).expanduser(), split, size)
+        return expanded(name)
+    known = name in BENCHMARKS or (folder / f"{name}_{split}.npz").exists()
+    return Path(name) if not known and Path(name).is_dir() else None
+
+
+def _named(name: str, split: str, folder: Path, download: bool) -> ImageSet:
     if name == "digits":
         return _digits(split)
+    if name in EMBEDDED:
+        return read_npz(_SMALL / f"{name}_{split}.npz", name, split)
     file = folder / f"{name}_{split}.npz"
     if file.exists():
-        return read_npz(file, name, split)
+        images = read_npz(file, name, split, fetched=name in PUBLIC)
+        return named_by_content(images) if name in BENCHMARKS else images
     if name == "color_mnist":
-        return _color_mnist(_load("mnist", split, None, folder, download))
-    if name not in PUBLIC and Path(name).is_dir():
-        return _from_path(Path(name), split, size)
-    if name not in PUBLIC:
-        known = [*dict.fromkeys([*available(folder), *PUBLIC, "color_mnist"])]
-        close = difflib.get_close_matches(str(name), known, n=1)
-        hint = f" (did you mean {close[0]!r}?)" if close else ""
-        raise DatasetUnavailable(
-            f"data set {name!r} is not known and {file} does not exist{hint}. Known: {', '.join(known)}, the path of "
-            "an .npz or of a folder of images, or any <name>_<split>.npz in the data folder"
-        )
-    if not download:
-        raise DatasetUnavailable(missing(name, file, "download=False"))
-    return fetch(name, split, file)
+        return _color_mnist(_named("mnist", split, folder, download))
+    if name in PUBLIC:
+        if not download:
+            raise DatasetUnavailable(missing(name, file, "download=False"))
+        return named_by_content(fetch(name, split, file))
+    raise DatasetUnavailable(_unknown(name, file))
+
+
+def _unknown(name: str, file: Path) -> str:
+    known = list(dict.fromkeys([*available(file.parent), *BENCHMARKS]))
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f" (did you mean {close[0]!r}?)" if close else ""
+    return (
+        f"data set {name!r} is not known and {file} does not exist{hint}. Known: {', '.join(known)}, the path of "
+        "an .npz or of a folder of images, or any <name>_<split>.npz in the data folder"
+    )
 
 
 def _digits(split: str) -> ImageSet:
     """scikit-learn's 1,797 real 8×8 handwritten digits: 1,437 for training and 360 for testing, stratified."""
     bunch = load_digits()
     pixels = np.rint(bunch.images * (255 / 16)).astype(np.uint8)[:, None]
-    parts = train_test_split(pixels, bunch.target, test_size=360, stratify=bunch.target, random_state=0)
-    images, labels = (torch.from_numpy(np.ascontiguousarray(part)) for part in parts[SPLITS.index(split) :: 2])
-    return ImageSet(images, labels.long(), "digits", split)
+    train, test, train_labels, test_labels = train_test_split(
+        pixels, bunch.target, test_size=360, stratify=bunch.target, random_state=0
+    )
+    images, labels = (train, train_labels) if split == "train" else (test, test_labels)
+    return ImageSet(torch.tensor(images), torch.tensor(labels).long(), "digits", split)
 
 
 def _sprites(split: str, limit: int | None, seed: int) -> ImageSet:
     """20,000 sprites for training and 5,000 for testing, none in both; with a limit only those are drawn."""
-    order = torch.randperm(sprites.COUNT, generator=torch.Generator().manual_seed(0))
+    order = torch.randperm(sprites.COUNT, generator=seeded(0))
     index = order[:20_000] if split == "train" else order[20_000:25_000]
     if limit is not None:
-        index = index[torch.randperm(len(index), generator=torch.Generator().manual_seed(seed))[:limit]]
+        index = index[_drawn(len(index), limit, seed)]
+    images = sprites.render_sprites(index)
     factors = sprites.sprite_factors(index)
-    return ImageSet(
-        sprites.render_sprites(index), factors[:, 0].long(), "sprites", split, factors, tuple(sprites.FACTORS)
-    )
+    return ImageSet(images, factors[:, 0].long(), "sprites", split, factors, sprites.FACTORS)
 
 
 def _color_mnist(mnist: ImageSet) -> ImageSet:
     """MNIST in seven colours, one drawn for each image; factors are the digit and the colour (document 002a)."""
-    generator = torch.Generator().manual_seed(SPLITS.index(mnist.split))
+    generator = seeded(SPLITS.index(mnist.split))
     color = torch.randint(len(_COLORS), (len(mnist),), generator=generator)
     images = mnist.images * _COLORS[color].view(-1, 3, 1, 1)
     factors = torch.stack([mnist.labels, color], 1).float()
-    return ImageSet(images, mnist.labels, "color_mnist", mnist.split, factors, ("digit", "color"))
+    return ImageSet(images, mnist.labels, f"color_{mnist.name}", mnist.split, factors, ("digit", "color"))
 
 
-def _from_path(path: Path, split: str, size: int | None) -> ImageSet:
+def _from_path(path: Path, split: str, size: int | None, limit: int | None, seed: int) -> ImageSet:
+    """The part of a file's or a folder's images that belongs to the split; of a folder no others are read."""
     if path.is_dir():
-        whole = read_folder(path, size)
+        photos = PhotoFolder.find(path)
+        index = _limited_index(_part(len(photos), split, path), limit, seed)
+        images = photos.read(index, size)
     elif path.is_file():
         whole = read_npz(path, path.stem, split)
+        images = whole.take(_limited_index(_part(len(whole), split, path), limit, seed))
     else:
         raise DatasetUnavailable(f"{path} does not exist; a path names an .npz or a folder of images")
-    order = torch.randperm(len(whole), generator=torch.Generator().manual_seed(0))
-    cut = max(1, len(whole) // 10)
-    if len(whole) < 2:
-        raise ValueError(f"{path}: at least two images expected, to train and to test on, got {len(whole)}")
-    return replace(whole.take(order[cut:] if split == "train" else order[:cut]), name=path.stem, split=split)
+    name = path.name if path.is_dir() else path.stem  # of data.v1 and data.v2 the whole
+    if name in BENCHMARKS:  # whose splits are not ours of a path
+        name += " (a path)"
+    return replace(images, name=name, split=split)
+
+
+def _part(count: int, split: str, path: Path) -> Tensor:
+    """The indices of the split: a tenth to test on, always the same."""
+    if count < 2:
+        raise ValueError(f"{path}: at least two images expected, to train and to test on, got {count}")
+    order = _drawn(count, count, seed=0)
+    cut = max(1, count // 10)
+    return order[cut:] if split == "train" else order[:cut]
+
+
+def _limited_index(index: Tensor, limit: int | None, seed: int) -> Tensor:
+    if limit is None or limit >= len(index):
+        return index
+    return index[_drawn(len(index), limit, seed)]
 
 
 def _limited(images: ImageSet, limit: int | None, seed: int) -> ImageSet:
-    if limit is None or limit >= len(images):
-        return images
-    return images.take(torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[:limit])
+    index = torch.arange(len(images))
+    chosen = _limited_index(index, limit, seed)
+    return images if chosen is index else images.take(chosen)
+
+
+def _drawn(count: int, limit: int, seed: int) -> Tensor:
+    """Draw `limit` of `count` indices without replacement."""
+    return torch.randperm(count, generator=seeded(seed))[:limit]
 
 
 def _resized(images: Tensor, size: int) -> Tensor:
     missing = size - images.shape[-1]
     if 0 <= missing <= 4:
-        return F.pad(images, (missing // 2, missing - missing // 2) * 2)
-    parts = (
-        F.interpolate(part.float(), size=(size, size), mode="bilinear", antialias=True, align_corners=False)
-        for part in images.split(4096)  # floats take four times the memory
-    )
-    return torch.cat([part.round().clamp(0, 255).to(torch.uint8) for part in parts])
+        before, after = missing // 2, missing - missing // 2
+        return F.pad(images, (before, after, before, after))
+    resized = []
+    for part in images.split(4096):  # floats take four times the memory
+        scaled = F.interpolate(part.float(), size=(size, size), mode="bilinear", antialias=True, align_corners=False)
+        resized.append(scaled.round().clamp(0, 255).to(torch.uint8))
+    return torch.cat(resized)

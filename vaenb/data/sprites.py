@@ -31,10 +31,13 @@ def render_sprites(index: Tensor) -> Tensor:
     for part in torch.arange(len(index), device=index.device).split(1024):  # bounds the memory
         columns, right = _window(x[part])
         rows, down = _window(y[part])
-        turn, r = rotation[part, None, None], RADIUS * scale[part, None, None]
         right, up = right[:, None, :], -down[:, :, None]
-        u, v = turn.cos() * right + turn.sin() * up, turn.cos() * up - turn.sin() * right
-        images[part[:, None, None], rows[:, :, None], columns[:, None, :]] = _inside(shape[part], u, v, r) * 255
+        cos, sin = rotation[part, None, None].cos(), rotation[part, None, None].sin()
+        u = cos * right + sin * up
+        v = cos * up - sin * right
+        r = RADIUS * scale[part, None, None]
+        pixels = (part[:, None, None], rows[:, :, None], columns[:, None, :])
+        images[pixels] = _inside(shape[part], u, v, r) * 255
     return images[:, None]
 
 
@@ -45,7 +48,8 @@ def sprite_factors(index: Tensor) -> Tensor:
 
 def sprite_index(shape, scale, rotation, x, y) -> Tensor:
     """Return the indices of these factors' positions (ints or integer tensors that broadcast), e.g. scale 0..5."""
-    positions = torch.broadcast_tensors(*(torch.as_tensor(position) for position in (shape, scale, rotation, x, y)))
+    given = [torch.as_tensor(position) for position in (shape, scale, rotation, x, y)]
+    positions = torch.broadcast_tensors(*given)
     index = torch.zeros_like(positions[0], dtype=torch.int64)
     for name, position, size in zip(FACTORS, positions, SIZES, strict=True):
         if position.is_floating_point() or (position < 0).any() or (position >= size).any():
@@ -59,10 +63,13 @@ def _factors(index: Tensor) -> Tensor:
         raise TypeError(f"index: expected an int64 tensor (n,), got {getattr(index, 'dtype', type(index).__name__)}")
     if len(index) and (index.min() < 0 or index.max() >= COUNT):
         raise ValueError(f"index: values from 0 to {COUNT - 1} expected, got {index.min()} to {index.max()}")
-    # float64 leaves rounding no pixel to decide, so that all machines draw the same
-    tables = [torch.linspace(*ends, n, dtype=torch.float64) for ends, n in zip(_ENDS, SIZES, strict=True)]
     positions = torch.unravel_index(index, SIZES)
-    return torch.stack([table.to(index.device)[i] for table, i in zip(tables, positions, strict=True)], dim=1)
+    factors = []
+    for (first, last), size, position in zip(_ENDS, SIZES, positions, strict=True):
+        # float64 leaves rounding no pixel to decide, so that all machines draw the same
+        table = torch.linspace(first, last, size, dtype=torch.float64)
+        factors.append(table.to(index.device)[position])
+    return torch.stack(factors, dim=1)
 
 
 def _window(place: Tensor) -> tuple[Tensor, Tensor]:
@@ -73,9 +80,11 @@ def _window(place: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _inside(shape: Tensor, u: Tensor, v: Tensor, r: Tensor) -> Tensor:
-    p, q = 1.25 * u / r, 1.25 * v / r + 0.25
     square = torch.maximum(u.abs(), v.abs()) <= r / math.sqrt(2)
     ellipse = u**2 + (2 * v) ** 2 <= r**2
+    p = 1.25 * u / r
+    q = 1.25 * v / r + 0.25
     heart = (p**2 + q**2 - 1) ** 3 <= p**2 * q**3
     shape = shape[:, None, None]
-    return torch.where(shape == 0, square, torch.where(shape == 1, ellipse, heart)).to(torch.uint8)
+    inside = torch.where(shape == 0, square, torch.where(shape == 1, ellipse, heart))
+    return inside.to(torch.uint8)

@@ -2,10 +2,10 @@
 
 `passes` decodes codes of the image (document 000; MagNet, Meng and Chen, 2017). `elbo_ascent` moves the image itself,
 within a ball, to where the model finds it likelier (PixelDefend, Song et al., 2018, with the ELBO for the density).
-`diffused` adds a diffusion model's noise and walks back (DiffPure, Nie et al., 2022), with document 002b's DAE in one
-step. The HMC defence of document 002a is `hmc.repair`. `defended` puts a classifier behind a cleaner and `Cleaned` a
-LatentModel, for an attacker who knows it to differentiate through: at random cleaners over the mean of several draws
-(EOT), at others with `straight_through` (BPDA; both Athalye et al., 2018).
+`diffused` adds a diffusion model's noise and walks back (DiffPure, Nie et al., 2022), with document 002b's denoiser
+in one step. `defended` puts a classifier behind a cleaner and `Cleaned` a LatentModel, for an attacker who knows it to
+differentiate through: at random cleaners over the mean of several draws (EOT), at others with `straight_through`
+(BPDA; both Athalye et al., 2018).
 """
 
 import math
@@ -15,8 +15,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vaenb.attacks.pgd import pgd
-from vaenb.checks import check_classifier, check_counts, check_images, check_model
+from vaenb.attacks.pgd import Search, pgd
+from vaenb.checks import (
+    check_classifier,
+    check_counts,
+    check_decoded,
+    check_images,
+    check_model,
+    check_model_and_images,
+    check_posterior,
+    in_training,
+)
 from vaenb.contract import LatentModel, Posterior
 from vaenb.models.classifier import logits
 from vaenb.models.diffusion import DDGM
@@ -30,8 +39,12 @@ def passes(model: LatentModel, x: Tensor, *, samples: int = 1, generator: torch.
     check_model(model)
     check_images(x)
     check_counts(samples=samples)
+    x = x.clone() if x.is_inference() else x
     posterior = model.posterior(x)
-    return sum(model.decode(posterior.rsample(generator=generator)) for _ in range(samples)) / samples
+    check_posterior(posterior, len(x))  # what came is looked at: an attack calls this at every step
+    images = [model.decode(posterior.rsample(generator=generator)) for _ in range(samples)]
+    check_decoded(images[0], x)
+    return sum(images, start=torch.zeros_like(x)) / samples
 
 
 def elbo_ascent(
@@ -50,9 +63,7 @@ def elbo_ascent(
     likelihood ∇ₓ log p(x|z) is the logit of the mean image, so that pixels are pushed to black or white: hold it
     against a plain threshold.
     """
-    check_model(model)
-    check_images(x)
-    check_counts(samples=samples)
+    check_model_and_images(model, x, samples=samples)
 
     def negative_elbo(x: Tensor, index: Tensor) -> Tensor:
         posterior = model.posterior(x)
@@ -60,8 +71,8 @@ def elbo_ascent(
         terms = [posterior.log_prob(z) - model.log_prior(z) - model.log_likelihood(x, z) for z in draws]
         return torch.stack(terms).mean(0)
 
-    ball = {"eps": eps, "norm": "linf", "clip": (0.0, 1.0), "random_start": False}
-    return pgd(negative_elbo, x, **ball, steps=steps, targeted=True, chunk=chunk).adversarial
+    search: Search = {"norm": "linf", "steps": steps, "random_start": False, "chunk": chunk}
+    return pgd(negative_elbo, x, eps=eps, clip=(0.0, 1.0), targeted=True, **search).adversarial
 
 
 def diffused(
@@ -82,12 +93,14 @@ def diffused(
     `DDGM.reverse`.
     """
     if not isinstance(model, DDGM):
-        raise TypeError(
-            f"model: a DDGM, such as a denoiser or the `ddgm` of a DAED, expected, got {type(model).__name__}"
-        )
+        got = type(model).__name__
+        raise TypeError(f"model: a DDGM, such as a denoiser or the `ddgm` of a DAED, expected, got {got}")
+    if in_training(model):
+        raise ValueError("model: it is in training mode; call model.eval()")
     if t is None and model.steps > 1:
         raise ValueError(f"t: the step to add noise up to, 1 to {model.steps}, expected for a model of several steps")
     t = 1 if t is None else t
+    x = x.clone() if x.is_inference() else x
     x_t = model.noised(x, t, generator=generator) if noise else model.dimmed(x, t)
     return model.denoise(x_t, t, evaluations=evaluations, eta=eta, generator=generator)
 
@@ -116,7 +129,7 @@ class Cleaned:
 def defended(classifier: Callable[[Tensor], Tensor], clean: Cleaner, *, draws: int = 1) -> Callable[[Tensor], Tensor]:
     """Put `classifier` behind `clean`: images to log mean probabilities over `draws` cleanings (N, K).
 
-    Its cross-entropy is the objective of an attacker who averages over the cleaner's randomness; attack it as any
+    Its cross-entropy is the loss of an attacker who averages over the cleaner's randomness; attack it as any
     classifier. A cleaner that detaches gives no gradient: see `straight_through`.
     """
     check_classifier(classifier)

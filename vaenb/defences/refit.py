@@ -5,39 +5,15 @@ has the reverse one. The decoder stays as it is.
 """
 
 import copy
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from vaenb.checks import check_images, check_model
+from vaenb.checks import check_batch, check_gradients, check_model_and_images, ordinary
 from vaenb.contract import LatentModel
-from vaenb.data import ImageSet
 from vaenb.training import History, fit
-
-
-class _ForwardKL(nn.Module):
-    """What `fit` trains: the encoder of a model, on images whose label is their row in `samples`."""
-
-    def __init__(self, model: nn.Module, samples: Tensor) -> None:
-        super().__init__()
-        self.model, self.samples = model, samples
-
-    def losses(self, x: Tensor, labels: Tensor, generator: torch.Generator | None = None) -> dict[str, Tensor]:
-        device = generator.device if generator else x.device
-        draw = torch.randint(self.samples.shape[1], labels.shape, generator=generator, device=device).to(labels.device)
-        return {"loss": -self.model.posterior(x).log_prob(self.samples[labels, draw]).mean()}
-
-
-def _take_out_decoder(model: nn.Module, x: Tensor, z: Tensor) -> list[nn.Parameter]:
-    """Exclude the parameters of p(x|z)p(z) from training, and return them: a posterior may share them."""
-    with torch.enable_grad():
-        log_joint = (model.log_prior(z) + model.log_likelihood(x, z)).sum()
-    trained = [p for p in model.parameters() if p.requires_grad]
-    if not log_joint.requires_grad:
-        return []
-    gradients = torch.autograd.grad(log_joint, trained, allow_unused=True)
-    of_decoder = [p for p, gradient in zip(trained, gradients, strict=True) if gradient is not None]
-    return [p.requires_grad_(False) for p in of_decoder]
 
 
 def refit_encoder(
@@ -53,29 +29,74 @@ def refit_encoder(
 ) -> tuple[LatentModel, History]:
     """Return a copy of `model` whose encoder is trained on samples (N, S, D) of p(z|x), one set for each image of x.
 
-    `samples` are those of `hmc.repair` for images x (N, C, H, W), attacked ones for a defence; the images are rounded
-    to 8 bits. `model` is a torch module with parameters and stays as it is; in the copy, parameters that p(x|z) or p(z)
-    depend on do. Other arguments: see `training.fit`.
+    `samples` are those of `repair` for images x (N, C, H, W), attacked ones for a defence. `model` is a torch module
+    with parameters and stays as it is; in the copy, parameters that p(x|z) or p(z) depend on do. Other arguments: see
+    `training.fit`.
     """
-    check_model(model)
-    check_images(x)
+    check_gradients()
+    check_model_and_images(model, x)
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: a torch module expected, which can be trained; got {type(model).__name__}")
     with torch.no_grad():
         dims = model.posterior(x[:1]).mean.shape[1]
-    if not isinstance(samples, Tensor) or samples.ndim != 3 or samples.shape[::2] != (len(x), dims):
-        got = tuple(samples.shape) if isinstance(samples, Tensor) else type(samples).__name__
-        raise ValueError(f"samples: ({len(x)}, S, {dims}), some for each of the images, expected, got {got}")
-    if not samples.isfinite().all():
-        raise ValueError("samples: NaN or infinite values")
+    shape = f"({len(x)}, S, {dims}), some for each of the images,"
+    check_batch(samples, "samples", dims=3, shape=shape)
+    if samples.shape[::2] != (len(x), dims):
+        raise ValueError(f"samples: {shape} expected, got {tuple(samples.shape)}")
     refitted = copy.deepcopy(model)
-    rows = torch.arange(len(x), device=x.device)
-    images = ImageSet((x * 255).round().to(torch.uint8), rows, name="posterior samples", split="train")
-    settings = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "seed": seed, "progress": progress}
-    of_decoder = _take_out_decoder(refitted, x[:1], samples[:1, 0].detach())
+    x, samples = ordinary(x), ordinary(samples)
+    of_decoder = _take_out_decoder(refitted, x[:1], samples[:1, 0])
     if not any(p.requires_grad for p in refitted.parameters()):
         raise ValueError("model: no weight is left to refit; p(x|z) and p(z) depend on all that can be trained")
-    history = fit(_ForwardKL(refitted, samples.detach()), images, **settings)
+    data = _Sampled(x, samples)
+    history = fit(_ForwardKL(refitted), data, epochs=epochs, batch_size=batch_size, lr=lr, seed=seed, progress=progress)
     for parameter in of_decoder:
         parameter.requires_grad_()
     return refitted, history
+
+
+@dataclass(frozen=True, eq=False)
+class _Sampled:
+    """What `fit` learns from: images, and samples of each one's posterior."""
+
+    x: Tensor  # (N, C, H, W)
+    samples: Tensor  # (N, S, D)
+
+    @property
+    def device(self) -> torch.device:
+        return self.x.device
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        return self.x[index], self.samples[index]
+
+
+class _ForwardKL(nn.Module):
+    """What `fit` trains: the encoder of a model."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def losses(self, x: Tensor, samples: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        """−log q(z|x) in nats, z one of the samples (n, S, D) of each image."""
+        count, draws, _ = samples.shape
+        draw = torch.randint(draws, (count,), generator=generator, device=generator.device).to(samples.device)
+        z = samples[torch.arange(count, device=samples.device), draw]
+        return {"loss": -self.model.posterior(x).log_prob(z).mean()}
+
+
+def _take_out_decoder(model: Any, x: Tensor, z: Tensor) -> list[nn.Parameter]:
+    """Exclude the parameters of p(x|z)p(z) from training, and return them: a posterior may share them."""
+    with torch.enable_grad():
+        log_joint = (model.log_prior(z) + model.log_likelihood(x, z)).sum()
+    if not log_joint.requires_grad:
+        return []
+    trained = [p for p in model.parameters() if p.requires_grad]
+    gradients = torch.autograd.grad(log_joint, trained, allow_unused=True)
+    of_decoder = [p for p, gradient in zip(trained, gradients, strict=True) if gradient is not None]
+    for parameter in of_decoder:
+        parameter.requires_grad_(False)
+    return of_decoder

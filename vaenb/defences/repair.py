@@ -6,10 +6,10 @@ from torch import Tensor
 
 from vaenb.contract import LatentModel
 from vaenb.sampling.hmc import Chains
-from vaenb.sampling.posterior import Schedule, sample_posterior
+from vaenb.sampling.posterior import PosteriorSchedule, sample_posterior
 
 # Document 002a's schedule on MNIST (T = 1000 and step size 0.05 on the others): about 15,000 gradients an image.
-PUBLISHED: Schedule = {
+PUBLISHED: PosteriorSchedule = {
     "num_samples": 500,
     "warmup": 250,
     "leapfrog_steps": 20,
@@ -20,7 +20,7 @@ PUBLISHED: Schedule = {
 }
 
 
-def repair(model: LatentModel, x: Tensor, **schedule: Unpack[Schedule]) -> Chains:
+def repair(model: LatentModel, x: Tensor, **schedule: Unpack[PosteriorSchedule]) -> Chains:
     """Defend images x (N, C, H, W): sample p(z|x) by HMC from z₀ ~ q(z|x).
 
     `model.decode(repair(model, x).last)` is the repaired reconstruction. By default 300 gradients an image; the

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vaenb.checks import check_classifier
+from vaenb.checks import check_classifier, check_model_and_images
 from vaenb.contract import LatentModel
-from vaenb.metrics.detection import _BLOCK, _check_model_and_images
+from vaenb.metrics.blocks import BLOCK, in_blocks
 from vaenb.models.classifier import logits
+from vaenb.precision import no_autocast
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +62,7 @@ class Consistency:
         return (self.own * (self.log_own - self.log_mean)).sum(1).clamp_min(0)
 
 
+@no_autocast
 @torch.no_grad()
 def consistency(
     classifier: Callable[[Tensor], Tensor],
@@ -73,21 +75,21 @@ def consistency(
 ) -> Consistency:
     """Ask a classifier, images to logits (N, K), for images x (N, C, H, W) and `samples` reconstructions of each.
 
-    A reconstruction is the mean image of a draw z ~ q(z|x). `chunk` images are decoded and classified at a time; the
-    draws do not depend on it. Raises ValueError where the classifier gives probabilities or is in training mode.
+    A reconstruction is the mean image of a draw z ~ q(z|x). `chunk` images are decoded and classified at a time.
     """
     check_classifier(classifier)
-    _check_model_and_images(model, x, samples=samples, chunk=chunk)
+    check_model_and_images(model, x, samples=samples, chunk=chunk)
 
     def log_softmax(images: Tensor) -> Tensor:
         return logits(classifier, images).double().log_softmax(1)
 
-    own = torch.cat([log_softmax(part) for part in x.split(chunk)])
+    own = in_blocks(log_softmax, x, size=chunk)
     labels, means = [], []
-    for part in x.split(_BLOCK):
+    for part in x.split(BLOCK):
         q = model.posterior(part)
-        z = torch.cat([q.rsample(generator=generator) for _ in range(samples)])  # (S·n, D)
-        each = torch.cat([log_softmax(model.decode(some)) for some in z.split(chunk)]).unflatten(0, (samples, -1))
+        draws = [q.rsample(generator=generator) for _ in range(samples)]
+        copies = in_blocks(lambda z: log_softmax(model.decode(z)), torch.cat(draws), size=chunk)  # (S·n, K)
+        each = copies.unflatten(0, (samples, -1))
         labels.append(each.argmax(2).T)
         means.append(each.logsumexp(0) - math.log(samples))
     return Consistency(torch.cat(labels), own, torch.cat(means))

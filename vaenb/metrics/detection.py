@@ -1,12 +1,12 @@
 """Scores that tell images a model does not know, or that were attacked: larger is more suspicious, for all of them.
 
-`signals` gives what a VAE has to say of an image: reconstruction, KL, ELBO, ‖μ‖, σ. `likelihood_path` keeps three of
-these apart, ‖x − x̂‖, ‖μ‖, ‖σ‖, where their sum in the ELBO lets them cancel (LPath: Huang et al., 2024, 2401.04933),
-and a detector fitted on inliers joins them: `mahalanobis` or `copod` (Li et al., 2020, 2009.09463). `auroc`, `aupr` and
-`fpr95` judge a score. Further scores are in `consistency`, which asks a classifier too, and in `ood`.
+`signals` gives what a VAE has to say of an image. `likelihood_path` keeps ‖x − x̂‖, ‖μ‖ and ‖σ‖ apart, where their sum
+in the ELBO lets them cancel (LPath: Huang et al., 2024, 2401.04933), and a detector fitted on inliers joins them:
+`mahalanobis` or `copod` (Li et al., 2020, 2009.09463). `auroc`, `aupr` and `fpr95` judge a score.
 """
 
 from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 import torch
@@ -14,10 +14,10 @@ from scipy.stats import norm, rankdata
 from sklearn.covariance import EmpiricalCovariance
 from torch import Tensor
 
-from vaenb.checks import check_counts, check_images, check_latents, check_model
+from vaenb.checks import check_features, check_model_and_images
 from vaenb.contract import LatentModel
-
-_BLOCK = 512  # images encoded at a time, whatever `chunk` is: the draws must not depend on it
+from vaenb.metrics.blocks import BLOCK, in_blocks
+from vaenb.precision import no_autocast, widened
 
 Score = Callable[[Tensor], Tensor]
 """score(features) -> (M,): how suspicious each row of features (M, F) is, float64."""
@@ -26,13 +26,13 @@ Score = Callable[[Tensor], Tensor]
 def auroc(inside, outside) -> float:
     """The probability that a score of `outside` exceeds one of `inside`, ties counted one half: 1 is perfect.
 
-    Both are raw scores, (N,) and (M,), tensors or arrays; ±inf is a score like any other. Below ½ the scores point the
-    wrong way. An interval over images is `stats.bootstrap(torch.stack([inside, outside], 1), statistic=lambda pairs:
-    auroc(*pairs.T))`, and likewise for `aupr` and `fpr95`. Raises ValueError for NaN.
+    Both are raw scores, (N,) and (M,), tensors or arrays; ±inf is a score like any other, NaN is refused. An interval
+    over images is `stats.bootstrap(torch.stack([inside, outside], 1), statistic=lambda pairs: auroc(*pairs.T))`.
     """
     a, b = _ordered(inside, outside)
-    twice = np.searchsorted(a, b, side="left").sum() + np.searchsorted(a, b, side="right").sum()  # whole, so exact
-    return int(twice) / (2 * len(a) * len(b))
+    below = np.searchsorted(a, b, side="left").sum()
+    not_above = np.searchsorted(a, b, side="right").sum()
+    return int(below + not_above) / (2 * len(a) * len(b))  # whole numbers, so exact
 
 
 def aupr(inside, outside) -> float:
@@ -42,22 +42,23 @@ def aupr(inside, outside) -> float:
     `aupr(-outside, -inside)`. Arguments as in `auroc`.
     """
     a, b = _ordered(inside, outside)
-    hits, misses = (len(scores) - np.searchsorted(scores, b, side="left") for scores in (b, a))  # at threshold b
+    hits = len(b) - np.searchsorted(b, b, side="left")  # with each score of b as the threshold
+    misses = len(a) - np.searchsorted(a, b, side="left")
     return float(np.mean(hits / (hits + misses)))
 
 
 def fpr95(inside, outside) -> float:
     """The share of outside images that pass where at least 95 % of the inside images do: 0 is perfect, 0.95 guessing.
 
-    The threshold is the lowest that lets so many inside images pass, and a score equal to it passes. This is the FPR at
-    95 % TPR of ODIN (Liang et al., 2018, 1706.02690), for whom inside images are positives; others take the outside
-    images as positives and report the share of inside images lost. Arguments as in `auroc`.
+    The threshold is the lowest that lets so many inside images pass, and a score equal to it passes: the FPR at 95 %
+    TPR of ODIN (Liang et al., 2018, 1706.02690), with inside images as positives. Arguments as in `auroc`.
     """
     a, b = _ordered(inside, outside)
     threshold = a[-(-95 * len(a) // 100) - 1]  # ⌈0.95 N⌉ of them pass, or more by ties
     return float(np.mean(b <= threshold))
 
 
+@no_autocast
 @torch.no_grad()
 def signals(
     model: LatentModel, x: Tensor, *, samples: int = 16, generator: torch.Generator | None = None, chunk: int = 512
@@ -71,41 +72,48 @@ def signals(
         mean_norm       ‖μ(x)‖₂
         sigma           mean of σ(x) over the dimensions
 
-    Whether unknown images have larger or smaller means and σ is an empirical question: look which side of ½ the AUROC
-    is on. `chunk` images are decoded at a time; the draws do not depend on it. Raises NotDefined for a deterministic
+    `chunk` images are decoded at a time; the draws do not depend on it. Raises NotDefined for a deterministic
     autoencoder.
     """
-    _check_model_and_images(model, x, samples=samples, chunk=chunk)
-    found = [_signals(model, part, samples, generator, chunk) for part in x.split(_BLOCK)]
-    return {name: torch.cat([part[name] for part in found]) for name in found[0]}
+    check_model_and_images(model, x, samples=samples, chunk=chunk)
+    found: dict[str, list[Tensor]] = {}
+    for part in x.split(BLOCK):
+        for name, values in _signals(model, part, samples, generator, chunk).items():
+            found.setdefault(name, []).append(values)
+    return {name: torch.cat(values) for name, values in found.items()}
 
 
+@no_autocast
 @torch.no_grad()
 def likelihood_path(model: LatentModel, x: Tensor, *, chunk: int = 512) -> Tensor:
     """LPath's statistics of images x (N, C, H, W), ‖x − x̂‖₂, ‖μ(x)‖₂ and ‖σ(x)‖₂, for a detector: (N, 3).
 
     x̂ is the decoded posterior mean. Those of several models are joined by `torch.cat(…, 1)`.
     """
-    _check_model_and_images(model, x, chunk=chunk)
+    check_model_and_images(model, x, chunk=chunk)
 
     def statistics(part: Tensor) -> Tensor:
         q = model.posterior(part)
-        vectors = (part - model.decode(q.mean)).flatten(1), q.mean, q.stddev
-        return torch.stack([v.norm(dim=1) for v in vectors], 1)
+        error = widened(part) - model.decode(q.mean)
+        norms = [widened(v).flatten(1).norm(dim=1) for v in (error, q.mean, q.stddev)]
+        return torch.stack(norms, 1)
 
-    return torch.cat([statistics(part) for part in x.split(chunk)])
+    return in_blocks(statistics, x, size=chunk)
 
 
 def mahalanobis(inliers: Tensor) -> Score:
     """Fit on features (N, F) of inliers a score: the Mahalanobis distance after each feature is made normal, (M,).
 
-    The inlier of rank r goes to Φ⁻¹((r − ½)/N), and what lies between two inliers to between their values. Beyond them
-    a quantile transform, as scikit-learn's, gives slight and gross outliers one value; here it goes on, from the last
-    inlier's, by one unit for each standard deviation of the inliers.
+    The inlier of rank r goes to Φ⁻¹((r − ½)/N), and what lies between two inliers to between their values. Beyond the
+    last inlier it goes on by one unit for each standard deviation, so that gross outliers differ from slight ones.
     """
     fit = _inliers(inliers)
     normal = _to_normal(fit)
     covariance = EmpiricalCovariance().fit(normal(fit))
+    spectrum, axes = np.linalg.eigh(covariance.covariance_)
+    if spectrum[0] <= 1e-6 * spectrum[-1]:  # the inliers lie in a plane, and do not tell how far is far from it
+        tied = np.flatnonzero(abs(axes[:, 0]) > 0.1).tolist()
+        raise ValueError(f"inliers: features {tied} follow from each other; leave one of them out, or use copod")
 
     def score(features: Tensor) -> Tensor:
         squared = covariance.mahalanobis(normal(_same_features(features, fit)))
@@ -118,64 +126,72 @@ def copod(inliers: Tensor) -> Score:
     """Fit on features (N, F) of inliers COPOD, an outlier score by empirical copulas, in nats: (M,).
 
     The largest of three sums over features of −log tail probability: all left tails, all right tails, and each
-    feature's longer tail by the sign of its skewness. An image is ranked among the inliers and itself, and so does not
-    depend on the others that are scored. Beyond the inliers' range, where ranks would tie all outliers at log(N + 1),
-    the tail is exponential: one nat for each standard deviation of the inliers.
+    feature's longer tail by the sign of its skewness. An image is ranked among the inliers and itself. Beyond their
+    range, where ranks would tie, the tail is exponential: one nat for each standard deviation of the inliers.
     """
     fit = _inliers(inliers)
     ordered, scale, count = np.sort(fit, axis=0), fit.std(0), len(fit)
-    skewed_left = (((fit - fit.mean(0)) / scale) ** 3).mean(0) < 0
+    skewness = (((fit - fit.mean(0)) / scale) ** 3).mean(0)
 
     def score(features: Tensor) -> Tensor:
         x = _same_features(features, fit)
-        at_most, less = (_counts(ordered, x, side) for side in ("right", "left"))  # inliers ≤ x, and inliers < x
-        beyond = _beyond(x, ordered[0], ordered[-1], scale)
+        at_most = _counts(ordered, x, "right")  # inliers ≤ x
+        less = _counts(ordered, x, "left")
+        beyond = _beyond(x, fit)
         left = np.log((count + 1) / (at_most + 1)) + np.maximum(-beyond, 0)
         right = np.log((count + 1) / (count - less + 1)) + np.maximum(beyond, 0)
-        sums = [tail.sum(1) for tail in (left, right, np.where(skewed_left, left, right))]
-        return torch.from_numpy(np.max(sums, axis=0)).to(features.device)
+        longer = np.where(skewness < 0, left, right)
+        sums = np.max([left.sum(1), right.sum(1), longer.sum(1)], axis=0)
+        return torch.from_numpy(sums).to(features.device)
 
     return score
 
 
-def _signals(model: LatentModel, x: Tensor, samples: int, generator, chunk: int) -> dict[str, Tensor]:
-    def log_likelihood(z: Tensor) -> Tensor:
-        return torch.cat([model.log_likelihood(*pair) for pair in zip(x.split(chunk), z.split(chunk), strict=True)])
-
+def _signals(
+    model: LatentModel, x: Tensor, samples: int, generator: torch.Generator | None, chunk: int
+) -> dict[str, Tensor]:
     q = model.posterior(x)
     draws = [q.rsample(generator=generator) for _ in range(samples)]
-    decoded = torch.cat([model.decode(z) for z in q.mean.split(chunk)])
-    reconstruction = torch.stack([-log_likelihood(z) for z in draws]).mean(0)
-    kl = torch.stack([q.log_prob(z) - model.log_prior(z) for z in draws]).mean(0)
+    decoded = in_blocks(model.decode, q.mean, size=chunk)
+    errors, divergences = [], []
+    for z in draws:
+        errors.append(-widened(in_blocks(model.log_likelihood, x, z, size=chunk)))
+        divergences.append(widened(q.log_prob(z)) - widened(model.log_prior(z)))
+    reconstruction = torch.stack(errors).mean(0)
+    kl = torch.stack(divergences).mean(0)
     return {
-        "mse": (x - decoded).square().flatten(1).mean(1),
+        "mse": (widened(x) - decoded).square().flatten(1).mean(1),
         "reconstruction": reconstruction,
         "kl": kl,
         "negative_elbo": reconstruction + kl,
-        "mean_norm": q.mean.norm(dim=1),
-        "sigma": q.stddev.mean(1),
+        "mean_norm": widened(q.mean).norm(dim=1),
+        "sigma": widened(q.stddev).mean(1),
     }
 
 
 def _to_normal(fit: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    knots = [np.unique(column, return_index=True) for column in fit.T]
     values = norm.ppf((rankdata(fit, axis=0) - 0.5) / len(fit))  # equal inliers share their mean rank
 
     def normal(x: np.ndarray) -> np.ndarray:
-        inner = [np.interp(x[:, j], knot, values[rows, j]) for j, (knot, rows) in enumerate(knots)]
-        return np.stack(inner, 1) + _beyond(x, fit.min(0), fit.max(0), fit.std(0))
+        inner = np.empty_like(x)
+        for j, column in enumerate(fit.T):
+            knots, rows = np.unique(column, return_index=True)
+            inner[:, j] = np.interp(x[:, j], knots, values[rows, j])
+        return inner + _beyond(x, fit)
 
     return normal
 
 
-def _counts(ordered: np.ndarray, x: np.ndarray, side: str) -> np.ndarray:
-    columns = zip(ordered.T, x.T, strict=True)
-    return np.stack([np.searchsorted(column, values, side=side) for column, values in columns], 1)
+def _counts(ordered: np.ndarray, x: np.ndarray, side: Literal["left", "right"]) -> np.ndarray:
+    counts = np.empty(x.shape, dtype=int)
+    for j, column in enumerate(ordered.T):
+        counts[:, j] = np.searchsorted(column, x[:, j], side=side)
+    return counts
 
 
-def _beyond(x: np.ndarray, low: np.ndarray, high: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """How far x lies outside [low, high], with its sign, in units of `scale`."""
-    return (x - x.clip(low, high)) / scale
+def _beyond(x: np.ndarray, fit: np.ndarray) -> np.ndarray:
+    """How far x lies outside the range of the inliers, with its sign, in their standard deviations."""
+    return (x - x.clip(fit.min(0), fit.max(0))) / fit.std(0)
 
 
 def _ordered(inside, outside) -> tuple[np.ndarray, np.ndarray]:
@@ -183,32 +199,30 @@ def _ordered(inside, outside) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _scores(values, name: str) -> np.ndarray:
-    scores = np.asarray(values.detach().cpu().double() if isinstance(values, Tensor) else values, dtype=np.float64)
+    if isinstance(values, Tensor):
+        values = values.detach().cpu().double()
+    scores = np.asarray(values, dtype=np.float64)
     if scores.ndim != 1 or len(scores) == 0:
-        raise ValueError(f"{name}: one score for each image, (N,), N ≥ 1, expected, got shape {scores.shape}")
-    if (bad := np.isnan(scores)).any():
-        raise ValueError(f"{name}: numbers expected, got {bad.sum()} NaN of {len(scores)}, first at {bad.argmax()}")
+        raise ValueError(f"{name}: one score for each image, (N,), expected, got {scores.shape}")
+    bad = np.isnan(scores)
+    if bad.any():
+        raise ValueError(f"{name}: numbers expected, got {bad.sum()} NaN, the first at {bad.argmax()}")
     return scores
 
 
 def _inliers(inliers: Tensor) -> np.ndarray:
-    check_latents(inliers, "inliers")
+    check_features(inliers=inliers)
     fit = inliers.detach().cpu().double().numpy()
     if len(fit) <= fit.shape[1] + 1:
-        raise ValueError(f"inliers: many more rows than features expected, (N, F), got shape {fit.shape}")
-    if (constant := np.ptp(fit, axis=0) <= 1e-6 * abs(fit).max(0)).any():  # what varies is float32's rounding
+        raise ValueError(f"inliers: many more rows than features expected, got {fit.shape}")
+    constant = np.ptp(fit, axis=0) <= 1e-6 * abs(fit).max(0)  # what varies is float32's rounding
+    if constant.any():
         raise ValueError(f"inliers: feature(s) {np.flatnonzero(constant).tolist()} are constant; leave them out")
     return fit
 
 
 def _same_features(features: Tensor, fit: np.ndarray) -> np.ndarray:
-    check_latents(features, "features")
+    check_features(features=features)
     if features.shape[1] != fit.shape[1]:
         raise ValueError(f"features: the {fit.shape[1]} of the inliers expected, got shape {tuple(features.shape)}")
     return features.detach().cpu().double().numpy()
-
-
-def _check_model_and_images(model: LatentModel, x: Tensor, **counts: int) -> None:
-    check_model(model)
-    check_images(x)
-    check_counts(**counts)

@@ -11,26 +11,33 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vaenb.checks import check_images, check_latents, check_model
+from vaenb.checks import check_batch, check_images, check_latents, check_model_and_images, check_nats, check_shape
 from vaenb.contract import LatentModel
+from vaenb.metrics.blocks import in_blocks
 from vaenb.metrics.likelihood import elbo
+from vaenb.precision import check_precision, no_autocast
 
 _RELIABLE = 10  # effective draws tell a log mean weight to about 0.3 nats, about what AIS does
 
 
+@no_autocast
 def posterior_ratio(model: LatentModel, x: Tensor, z: Tensor, z_adv: Tensor) -> Tensor:
     """Compute log p(z|x) − log p(z_adv|x) of codes (N, D) of the clean images x (N, C, H, W): (N,) nats.
 
-    Document 002a's measure, with z a code of the clean image and z_adv one of the attacked image, before or after the
-    repair: above 0 the attacked code is the less likely one. log p(x) cancels.
+    Document 002a's measure, with z_adv a code of the attacked image: above 0 it is the less likely one.
     """
-    check_model(model)
-    check_images(x)
-    for name, codes in (("z", z), ("z_adv", z_adv)):
-        check_latents(codes, name)
-        if len(codes) != len(x) or codes.shape != z.shape:
-            raise ValueError(f"{name}: one code for each of the {len(x)} images expected, got {tuple(codes.shape)}")
-    return _log_joint(model, x, z) - _log_joint(model, x, z_adv)
+    check_model_and_images(model, x)
+    check_latents(z)
+    check_latents(z_adv, "z_adv")
+    check_precision("x, z and z_adv", x, z, z_adv)
+    check_shape(z, "z", (len(x), z.shape[1]), "one code for each image")
+    check_shape(z_adv, "z_adv", z.shape, "as z")
+
+    def log_joint(part: Tensor, codes: Tensor) -> Tensor:
+        return model.log_prior(codes) + model.log_likelihood(part, codes)
+
+    with torch.no_grad():
+        return in_blocks(log_joint, x, z) - in_blocks(log_joint, x, z_adv)
 
 
 def inference_gap(
@@ -45,7 +52,9 @@ def inference_gap(
 
     With `log_evidence` from `ais` or `iwae` it is estimated from below; it may come out a little negative.
     """
-    _check_nats(log_evidence, x, "log_evidence")
+    check_images(x)
+    check_nats(log_evidence, "log_evidence", len(x))
+    check_precision("x and log_evidence", x, log_evidence)
     return log_evidence - elbo(model, x, samples=samples, generator=generator)
 
 
@@ -59,36 +68,39 @@ class Tilt:
     mean: Tensor  # (N,), E[s]
 
 
+@no_autocast
 def likelihood_tilt(model: LatentModel, x: Tensor, x_adv: Tensor, z: Tensor) -> Tilt:
     """Measure how far p(z|x_adv) is from p(z|x), given samples z (N, S, D) of p(z|x) from `repair(model, x)`.
 
-    p(z|x_adv) ∝ p(z|x) exp s(z) with s = log p(x_adv|z) − log p(x|z) for every likelihood. Of a Bernoulli's s only
-    e·ℓ(z) depends on z, linear in e = x_adv − x with the decoder's logits ℓ, so that second_order = ½ eᵀCov[ℓ]e errs
-    by O(‖e‖³). `kl` is at most max s − mean s, so that it falls short of a KL well above log S nats; `ess`, which takes
-    the samples for independent, is then near 1.
+    p(z|x_adv) ∝ p(z|x) exp s(z) with s = log p(x_adv|z) − log p(x|z). Of a Bernoulli's s only e·ℓ(z) depends on z, with
+    e = x_adv − x and the decoder's logits ℓ, so that second_order = ½ eᵀCov[ℓ]e errs by O(‖e‖³). `kl` is at most
+    max s − mean s: it falls short of a KL well above log S nats; `ess`, by independent samples, is then near 1. Samples
+    that are all equal, of a chain that never moved, would say 0 and are refused.
     """
-    check_model(model)
-    check_images(x)
+    check_model_and_images(model, x)
     check_images(x_adv, "x_adv")
-    if x_adv.shape != x.shape:
-        raise ValueError(f"x_adv: images {tuple(x.shape)}, as x, expected, got {tuple(x_adv.shape)}")
-    if not isinstance(z, Tensor) or z.ndim != 3 or len(z) != len(x) or z.shape[1] < 2:
-        got = tuple(z.shape) if isinstance(z, Tensor) else type(z).__name__
-        raise ValueError(f"z: ({len(x)}, S, D), at least two samples for each of the images, expected, got {got}")
-    check_latents(z.flatten(0, 1))
+    check_shape(x_adv, "x_adv", x.shape, "as x")
+    check_batch(z, "z", dims=3, shape="samples (N, S, D)")
+    if len(z) != len(x) or z.shape[1] < 2:
+        raise ValueError(f"z: ({len(x)}, S, D), at least two samples for each image, expected, got {tuple(z.shape)}")
+    check_precision("x, x_adv and z", x, x_adv, z)
+    still = (z == z[:, :1]).flatten(1).all(1).nonzero().flatten().tolist()
+    if still:
+        raise ValueError(f"z: samples that differ expected, those of image(s) {still[:5]} are all equal; sample again")
     s = _tilts(model, x, x_adv, z)
-    log_mean = s.logsumexp(1) - math.log(s.shape[1])
-    ess = (2 * s.logsumexp(1) - (2 * s).logsumexp(1)).exp()
-    values = (log_mean - s.mean(1), s.var(1) / 2, ess, s.mean(1))
-    return Tilt(*(v.to(x.dtype) for v in values))
+    mean = s.mean(1)
+    log_sum = s.logsumexp(1)
+    kl = log_sum - math.log(s.shape[1]) - mean
+    ess = (2 * log_sum - (2 * s).logsumexp(1)).exp()
+    second_order = s.var(1) / 2
+    return Tilt(kl.to(x.dtype), second_order.to(x.dtype), ess.to(x.dtype), mean.to(x.dtype))
 
 
 @dataclass(frozen=True, eq=False)
 class TVBound:
     """The terms of document 002a's bound on TV[q(z|x_adv), q(z|x)], each (N,) and not capped: 1 or more says nothing.
 
-    After t transitions of HMC, its settings frozen, the first term is at most the one given here, for t = 0: no Markov
-    kernel takes a distribution further, in KL, from the kernel's stationary one.
+    The first is that of t = 0: no transition of HMC takes q^(t) further, in KL, from its stationary p(z|x_adv).
     """
 
     encoder_adv: Tensor  # √(½ KL[q(z|x_adv) ‖ p(z|x_adv)])
@@ -113,35 +125,30 @@ def tv_bound(
 ) -> TVBound:
     """Estimate document 002a's bound for images x and x_adv (N, C, H, W), given samples z (N, S, D) of p(z|x).
 
-    The evidences are log p(x) and log p(x_adv) (N,), from `ais`. The model term is `likelihood_tilt`'s where that has
-    10 effective draws, and elsewhere log p(x_adv) − log p(x) − E[s], which does not fall short but is no more precise
-    than the evidences. The terms are estimates: an evidence that is too low makes those of its encoder too small.
+    The evidences are log p(x) and log p(x_adv) (N,), from `ais`; one that is too low makes its encoder's term small.
+    The model term is `likelihood_tilt`'s where that has 10 effective draws, else log p(x_adv) − log p(x) − E[s].
     """
-    for name, nats in (("log_evidence", log_evidence), ("log_evidence_adv", log_evidence_adv)):
-        _check_nats(nats, x, name)
+    check_images(x)
+    check_nats(log_evidence, "log_evidence", len(x))
+    check_nats(log_evidence_adv, "log_evidence_adv", len(x))
     tilt = likelihood_tilt(model, x, x_adv, z)
-    draws = {"samples": samples, "generator": generator}
-    gaps = inference_gap(model, x_adv, log_evidence_adv, **draws), inference_gap(model, x, log_evidence, **draws)
-    kl = torch.where(tilt.ess >= _RELIABLE, tilt.kl, log_evidence_adv - log_evidence - tilt.mean)
-    return TVBound(*((v.clamp_min(0) / 2).sqrt() for v in (*gaps, kl)))
+    gap_adv = inference_gap(model, x_adv, log_evidence_adv, samples=samples, generator=generator)
+    gap = inference_gap(model, x, log_evidence, samples=samples, generator=generator)
+    far = log_evidence_adv - log_evidence - tilt.mean
+    moved = torch.where(tilt.ess >= _RELIABLE, tilt.kl, far)
+    return TVBound(_pinsker(gap_adv), _pinsker(gap), _pinsker(moved))
 
 
-@torch.no_grad()
-def _log_joint(model: LatentModel, x: Tensor, z: Tensor) -> Tensor:
-    parts = zip(x.split(512), z.split(512), strict=True)
-    return torch.cat([model.log_prior(u) + model.log_likelihood(part, u) for part, u in parts])
+def _pinsker(kl: Tensor) -> Tensor:
+    """What a KL bounds the total variation by, √(½ KL); an estimate below 0 counts as 0."""
+    return (kl.clamp_min(0) / 2).sqrt()
 
 
 @torch.no_grad()
 def _tilts(model: LatentModel, x: Tensor, x_adv: Tensor, z: Tensor) -> Tensor:
     """s(z) = log p(x_adv|z) − log p(x|z): (N, S), in double precision."""
+    codes = z.flatten(0, 1)
     rows = torch.arange(len(x), device=x.device).repeat_interleave(z.shape[1])
-    parts = zip(rows.split(512), z.flatten(0, 1).split(512), strict=True)
-    s = torch.cat([model.log_likelihood(x_adv[i], u) - model.log_likelihood(x[i], u) for i, u in parts])
-    return s.view(z.shape[:2]).double()
-
-
-def _check_nats(nats: Tensor, x: Tensor, name: str) -> None:
-    if not isinstance(nats, Tensor) or nats.shape != (len(x),):
-        got = tuple(nats.shape) if isinstance(nats, Tensor) else type(nats).__name__
-        raise ValueError(f"{name}: one number for each of the {len(x)} images expected, got {got}")
+    after = in_blocks(lambda i, u: model.log_likelihood(x_adv[i], u), rows, codes)
+    before = in_blocks(lambda i, u: model.log_likelihood(x[i], u), rows, codes)
+    return (after - before).view(z.shape[:2]).double()

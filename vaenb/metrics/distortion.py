@@ -9,16 +9,32 @@ Lu & Chen, "On the Adversarial Robustness of Generative Autoencoders in the Late
 which base line they used: `aaddc_abs` and `aaddc_rel` are the two readings. An area belongs to its range of radii.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from vaenb.checks import check_latents, check_model
+from vaenb.checks import (
+    check_choice,
+    check_counts,
+    check_curve,
+    check_latents,
+    check_model,
+    check_number,
+    check_radii,
+    check_shape,
+    check_whole,
+)
 from vaenb.contract import LatentModel
+from vaenb.metrics.blocks import in_blocks
+from vaenb.precision import check_precision, no_autocast, widened
 
 Metric = Callable[[Tensor, Tensor], Tensor]
+
+_ORDERS = {"l2": 2, "linf": math.inf}
+_BETTER = ("higher", "lower")  # as for SSIM, and as for LPIPS
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +46,7 @@ class DDCurve:
     adversarial: Tensor  # (K, N, D)
 
 
+@no_autocast
 def dd_curve(
     model: LatentModel,
     z: Tensor,
@@ -43,151 +60,142 @@ def dd_curve(
     """Attack latents z (N, D) at every radius and measure how far the decoded images move.
 
     `attack(z, eps=…)` gets all K·N latents in one call, with a radius for each row (K·N,), and returns the attacked
-    ones in the same shape. Each metric maps two batches of M images, the clean one first, to (M,). `chunk` is the
-    number of latents decoded at a time. Decoding and measuring keep no gradient.
-    Raises ValueError where the attack moves a latent further than its radius, in `norm` (l2 or linf).
+    ones. Each metric maps two batches of M images, the clean one first, to (M,). `chunk` latents are decoded at a time,
+    without gradient. Raises ValueError where the attack moves a latent beyond its radius, in `norm` (l2 or linf).
     """
     check_model(model)
     check_latents(z)
-    _check_radii(radii, at_least=1)
-    if norm not in ("l2", "linf"):
-        raise ValueError(f"norm: l2 or linf expected, got {norm!r}")
+    check_precision("z", z)  # an attack's small steps would be rounded away
+    check_radii(radii)
+    check_choice("norm", norm, _ORDERS)
     if not isinstance(metrics, Mapping):
-        raise TypeError(
-            f"metrics: names and functions, such as {{'SSIM': ssim}}, expected, got {type(metrics).__name__}"
-        )
-    if not metrics or chunk is not None and chunk < 1:
-        raise ValueError(f"metrics and chunk: at least one of each expected, got {len(metrics)} metrics, chunk={chunk}")
-    repeated, eps = z.detach().repeat(len(radii), 1), radii.to(z).repeat_interleave(len(z))
+        raise TypeError(f"metrics: names and functions, {{'SSIM': ssim}}, expected, got {metrics!r}")
+    chunk = len(radii) * len(z) if chunk is None else chunk
+    check_whole("chunk", chunk)
+    z = z.detach()
+    repeated = z.repeat(len(radii), 1)  # (K·N, D): all latents at the first radius, then at the second, …
+    eps = radii.to(z).repeat_interleave(len(z))  # (K·N,)
     adversarial = attack(repeated, eps=eps)
-    if not isinstance(adversarial, Tensor) or adversarial.shape != repeated.shape:
-        got = tuple(adversarial.shape) if isinstance(adversarial, Tensor) else type(adversarial).__name__
-        raise ValueError(
-            f"attack: attacked latents {tuple(repeated.shape)} expected (an AttackResult's .adversarial), got {got}"
-        )
-    moved = torch.linalg.vector_norm(adversarial.detach() - repeated, ord=2 if norm == "l2" else float("inf"), dim=1)
-    if (outside := moved > eps * (1 + 1e-3) + 1e-5).any():
-        row = outside.nonzero()[0].item()
-        raise ValueError(
-            f"attack: it moved a latent by {moved[row]:.4g} at radius {eps[row]:.4g}; it must stay within the {norm} "
-            "radius eps (M,) of each row"
-        )
+    check_shape(adversarial, "attack", repeated.shape, "attacked latents (an AttackResult's .adversarial)")
     adversarial = adversarial.detach()
-    values = _measure(model.decode, z.detach(), adversarial, metrics, chunk or len(adversarial))
-    shape = (len(radii), len(z))
-    return DDCurve(radii, {name: v.view(shape) for name, v in values.items()}, adversarial.view(*shape, -1))
+    _check_reach(adversarial - repeated, eps, norm)
+    values = measure_distortion(model.decode, z, adversarial, metrics, chunk=chunk)
+    return DDCurve(radii, values, adversarial.view(len(radii), *z.shape))
+
+
+@no_autocast
+@torch.no_grad()
+def measure_distortion(
+    decode: Callable[[Tensor], Tensor],
+    clean: Tensor,
+    adversarial: Tensor,
+    metrics: Mapping[str, Metric],
+    *,
+    chunk: int,
+) -> dict[str, Tensor]:
+    """Compare the images of `adversarial` (K·N, …) with those of `clean` (N, …) by each metric: its name → (K, N).
+
+    `decode` maps `chunk` rows of either to images at a time.
+    """
+    check_counts(chunk=chunk)
+    before = in_blocks(decode, clean, size=chunk)
+    measured: dict[str, list[Tensor]] = {name: [] for name in metrics}
+    for rows in torch.arange(len(adversarial), device=clean.device).split(int(chunk)):
+        after = decode(adversarial[rows])
+        for name, metric in metrics.items():
+            value = metric(before[rows % len(clean)], after)
+            check_shape(value, f"metrics[{name!r}]", rows.shape, "one value an image")
+            measured[name].append(widened(value))
+    return {name: torch.cat(values).view(-1, len(clean)) for name, values in measured.items()}
 
 
 def aaddc(radii: Tensor, values: Tensor, *, base: float, better: str) -> Tensor:
     """Area between one curve and the base line, by the trapezoid rule over radii rescaled to [0, 1].
 
     `values` is (K,) or (K, N), an area for each column; `better` is "higher" (SSIM) or "lower" (LPIPS). Radii need
-    not be evenly spaced. Parts of a curve beyond the base line count negatively.
+    not be evenly spaced. What lies beyond the base line counts negatively.
     """
-    _check_radii(radii, at_least=2)
-    _check_curve(radii, values, "values")
-    _check_better(better)
-    radii = radii.to(values)
-    t = (radii - radii[0]) / (radii[-1] - radii[0])
-    return torch.trapezoid(values - base if better == "higher" else base - values, t, dim=0)
+    check_radii(radii, least=2)
+    check_choice("better", better, _BETTER)
+    check_curve(values, "values", radii)
+    return _area(radii, values, base, better)
 
 
 def aaddc_abs(radii: Tensor, values: Tensor, *, better: str) -> Tensor:
     """Area to a fixed base line: 0 where higher is better, 1 where lower is better, as for SSIM and LPIPS.
 
-    It lies in [0, 1] for metrics in [0, 1], it is 1 for a curve that stays at its best, and may be compared across
-    models and papers that used the same radii.
+    In [0, 1] for metrics in [0, 1], 1 for a curve that stays at its best: comparable wherever the radii are the same.
     """
-    _check_better(better)
-    return aaddc(radii, values, base=0.0 if better == "higher" else 1.0, better=better)
+    base = 0.0 if better == "higher" else 1.0
+    return aaddc(radii, values, base=base, better=better)
 
 
 def aaddc_rel(radii: Tensor, curves: Mapping[str, Tensor], *, better: str) -> dict[str, Tensor]:
     """Area to the worst value in a set of curves: the smallest, or largest, mean over images at any radius.
 
-    `curves` maps a name to values (K,) or (K, N), all at the same radii; single images may lie beyond the base line,
-    with a negative area, their mean never does. Never compare relative areas across sets: another curve in the set
-    moves the base line and with it every area. Within a set they differ from `aaddc_abs` by one constant.
+    `curves` maps a name to values (K,) or (K, N), all at the same radii; a single image may have a negative area, their
+    mean has none. Never compare relative areas across sets: another curve in the set moves the base line. Within a set
+    they differ from `aaddc_abs` by one constant.
     """
-    _check_radii(radii, at_least=2)
-    _check_better(better)
+    check_radii(radii, least=2)
+    check_choice("better", better, _BETTER)
     if not curves:
-        raise ValueError("curves: at least one named curve expected, got none")
+        raise ValueError("curves: a curve or more by name expected, got none")
+    means = []
     for name, values in curves.items():
-        _check_curve(radii, values, f"curves[{name!r}]")
-    means = torch.cat([values.reshape(len(values), -1).mean(1) for values in curves.values()])
-    base = (means.min() if better == "higher" else means.max()).item()
-    return {name: aaddc(radii, values, base=base, better=better) for name, values in curves.items()}
+        check_curve(values, f"curves[{name!r}]", radii)
+        means.append(widened(values).reshape(len(values), -1).mean(1))
+    every = torch.cat(means)
+    worst = every.min() if better == "higher" else every.max()
+    return {name: _area(radii, values, worst.item(), better) for name, values in curves.items()}
 
 
 def spread(latents: Tensor) -> Tensor:
     """Root mean square over dimensions of the standard deviation of latents (N, D): √(tr Cov / D), a number.
 
-    Of draws from the aggregate posterior it is about 1 where the prior is N(0, I), used dimensions and unused ones
-    alike; of posterior means it shrinks with every dimension that carries nothing. Say which of the two is meant.
+    Of draws from the aggregate posterior it is about 1 where the prior is N(0, I); of posterior means it shrinks with
+    every dimension that carries nothing. Say which of the two is meant.
     """
     check_latents(latents, "latents")
-    if len(latents) < 2:
-        raise ValueError(f"latents: at least two expected to measure their spread, got shape {tuple(latents.shape)}")
-    return latents.std(0).square().mean().sqrt()
+    check_whole("len(latents)", len(latents), least=2)
+    return widened(latents).std(0).square().mean().sqrt()
 
 
 def scale_free(radii: Tensor, values: Tensor, *, unit: float, reach: float) -> tuple[Tensor, Tensor]:
     """Redraw a curve over multiples of a model's own `unit`, such as its codes' `spread`, from 0 to `reach`.
 
     `values` is (K,) or (K, N) at radii (K,) from 0. Gives 50 multiples and the values there, linearly interpolated, as
-    `aaddc_abs` takes them. To compare models, take one `reach` for all: the smallest of their radii[-1] / unit. Raises
-    ValueError where the curve was not measured so far.
+    `aaddc_abs` takes them. To compare models, take one `reach` for all: the smallest of their radii[-1] / unit.
     """
-    _check_radii(radii, at_least=2)
-    _check_curve(radii, values, "values")
-    if not unit > 0 or not reach > 0:
-        raise ValueError(f"unit and reach: positive numbers expected, got {unit} and {reach}")
+    check_radii(radii, least=2)
+    check_curve(values, "values", radii)
+    for name, value in (("unit", unit), ("reach", reach)):
+        check_number(name, value, "a positive number", above=0)
+    values = widened(values)
     own = radii.to(values) / unit
     if radii[0] != 0 or reach > own[-1] * (1 + 1e-5):
         raise ValueError(f"reach: radii from 0 to {reach:g} units expected, measured are {own[0]:.3g} to {own[-1]:.3g}")
     grid = torch.linspace(0, min(reach, own[-1].item()), 50, dtype=own.dtype, device=own.device)
     right = torch.searchsorted(own, grid).clamp(1, len(own) - 1)
-    weight = (grid - own[right - 1]) / (own[right] - own[right - 1])
-    return grid, torch.lerp(values[right - 1], values[right], weight.view(-1, *[1] * (values.ndim - 1)))
+    left = right - 1
+    weight = (grid - own[left]) / (own[right] - own[left])
+    weight = weight.view(-1, *[1] * (values.ndim - 1))  # one for a row of values
+    return grid, torch.lerp(values[left], values[right], weight)
 
 
-@torch.no_grad()
-def _measure(decode, z: Tensor, adversarial: Tensor, metrics: Mapping[str, Metric], chunk: int) -> dict[str, Tensor]:
-    clean = torch.cat([decode(part) for part in z.split(chunk)])
-    measured = {name: [] for name in metrics}
-    for rows in torch.arange(len(adversarial), device=z.device).split(chunk):
-        before, after = clean[rows % len(z)], decode(adversarial[rows])
-        for name, metric in metrics.items():
-            value = metric(before, after)
-            if value.shape != rows.shape:
-                raise ValueError(
-                    f"metrics[{name!r}]: one value an image {tuple(rows.shape)} expected, got {value.shape}"
-                )
-            measured[name].append(value)
-    return {name: torch.cat(parts) for name, parts in measured.items()}
+def _area(radii: Tensor, values: Tensor, base: float, better: str) -> Tensor:
+    values = widened(values)
+    radii = radii.to(values)
+    t = (radii - radii[0]) / (radii[-1] - radii[0])
+    height = values - base if better == "higher" else base - values
+    return torch.trapezoid(height, t, dim=0)
 
 
-def _check_radii(radii, *, at_least: int) -> None:
-    if not isinstance(radii, Tensor) or not radii.is_floating_point():
-        got = radii.dtype if isinstance(radii, Tensor) else type(radii).__name__
-        raise TypeError(f"radii: a float tensor (K,) expected, got {got}")
-    if radii.ndim != 1 or len(radii) < at_least:
-        raise ValueError(f"radii: a vector of at least {at_least} radii expected, got shape {tuple(radii.shape)}")
-    if not radii.isfinite().all() or (radii < 0).any() or (radii.diff() <= 0).any():
-        raise ValueError(f"radii: finite, increasing and not negative expected, got {radii.tolist()}")
-
-
-def _check_curve(radii: Tensor, values, name: str) -> None:
-    if not isinstance(values, Tensor) or not values.is_floating_point():
-        got = values.dtype if isinstance(values, Tensor) else type(values).__name__
-        raise TypeError(f"{name}: a float tensor (K,) or (K, N) expected, got {got}")
-    if values.ndim == 0 or len(values) != len(radii) or values.numel() == 0:
-        raise ValueError(f"{name}: a row for each of the {len(radii)} radii expected, got shape {tuple(values.shape)}")
-    if not values.isfinite().all():
-        raise ValueError(f"{name}: finite values expected; PSNR is infinite at radius 0: leave that radius out")
-
-
-def _check_better(better: str) -> None:
-    if better not in ("higher", "lower"):
-        raise ValueError(f'better: "higher" (as for SSIM) or "lower" (as for LPIPS) expected, got {better!r}')
+def _check_reach(moves: Tensor, eps: Tensor, norm: str) -> None:
+    lengths = torch.linalg.vector_norm(moves, ord=_ORDERS[norm], dim=1)
+    outside = (lengths > eps * (1 + 1e-3) + 1e-5).nonzero()
+    if len(outside):
+        length, radius = lengths[outside[0]].item(), eps[outside[0]].item()
+        raise ValueError(
+            f"attack: it moved a latent by {length:.4g} at radius {radius:.4g}; stay within the {norm} radius"
+        )

@@ -7,16 +7,14 @@ With B_k(x) the ball around x whose radius is the distance to its k-th nearest n
     Vendi     = exp(−Σ λ log λ),  λ the eigenvalues of K/n,  K the cosines between the n features
 
 Precision and recall: Kynkäänniemi et al. 2019 (1904.06991), with closed balls. Density and coverage: Naeem et al. 2020
-(2002.09797), with open balls. Vendi: Friedman & Dieng 2023 (2210.02410). They belong to their features, k and sample
-sizes: state all three, and compare only at equal ones.
+(2002.09797), with open balls. Vendi: Friedman & Dieng 2023 (2210.02410). Compare only at equal features, k and sizes.
 """
-
-from numbers import Integral
 
 import torch
 from torch import Tensor
 
-from vaenb.checks import check_latents
+from vaenb.checks import check_features, check_whole
+from vaenb.metrics.blocks import in_blocks
 
 _CHUNK = 1024  # rows of distances at a time
 
@@ -24,52 +22,65 @@ _CHUNK = 1024  # rows of distances at a time
 def precision_recall(real: Tensor, fake: Tensor, *, k: int = 3) -> dict[str, float]:
     """Precision and recall of features `fake` (M, F) against `real` (N, F): {"precision", "recall"} in [0, 1].
 
-    Precision falls with images that look like none of the data, recall with data that no image looks like. One
-    outlier has a large ball, and everything in it counts: density and coverage are less easily fooled.
+    Precision falls with images that look like none of the data, recall with data that no image looks like. An outlier
+    has a large ball, and everything in it counts: density and coverage are less easily fooled.
     """
-    real, fake = _check_sets(real, fake, k)
+    real, fake = _prepared(real, fake, k)
     near_real, near_fake = _radii(real, k), _radii(fake, k)
-    precise, recalled = [], torch.zeros(len(real), dtype=torch.bool, device=real.device)
-    for part, radii in zip(fake.split(_CHUNK), near_fake.split(_CHUNK), strict=True):
-        distances = _distances(part, real)
-        precise.append((distances <= near_real).any(1))
-        recalled |= (distances <= radii[:, None]).any(0)
-    return {"precision": _mean(torch.cat(precise)), "recall": _mean(recalled)}
+    precise = in_blocks(lambda part: (_distances(part, real) <= near_real).any(1), fake, size=_CHUNK)
+    recalled = in_blocks(lambda part: (_distances(part, fake) <= near_fake).any(1), real, size=_CHUNK)
+    return {"precision": _mean(precise), "recall": _mean(recalled)}
 
 
 def density_coverage(real: Tensor, fake: Tensor, *, k: int = 5) -> dict[str, float]:
     """Density and coverage of features `fake` (M, F) against `real` (N, F): {"density", "coverage"}.
 
     Density is ≥ 0 and may exceed 1, where fake crowds in the middle of the data; coverage is in [0, 1]. If both sets
-    come from one distribution, density is 1 on average, and coverage, whatever the distribution,
-    1 − Π_{i=1…k} (N − i)/(N + M − i), about 1 − 2⁻ᵏ for N = M: that, not 1, is the best to hope for. A row that
-    occurs more than k times in `real` has an empty ball.
+    come from one distribution, density is 1 on average and coverage 1 − Π_{i=1…k} (N − i)/(N + M − i), about 1 − 2⁻ᵏ
+    for N = M: that, not 1, is the best to hope for.
     """
-    real, fake = _check_sets(real, fake, k)
-    parts = zip(real.split(_CHUNK), _radii(real, k).split(_CHUNK), strict=True)
-    counts = torch.cat([(_distances(part, fake) < radii[:, None]).sum(1) for part, radii in parts])  # of fake in a ball
-    return {"density": counts.sum().item() / (k * len(fake)), "coverage": _mean(counts > 0)}
+    real, fake = _prepared(real, fake, k)
+
+    def held(part: Tensor, radii: Tensor) -> Tensor:
+        return (_distances(part, fake) < radii[:, None]).sum(1)
+
+    radii = _radii(real, k)
+    copies = (radii == 0).nonzero().flatten().tolist()
+    if copies:
+        raise ValueError(
+            f"real: row(s) {copies[:5]} of {len(real)} have {k} copies or more, so that nothing lies in their open "
+            "balls; leave copies out, or take a larger k"
+        )
+    counts = in_blocks(held, real, radii, size=_CHUNK)  # of fake in each ball
+    density = counts.sum().item() / (int(k) * len(fake))
+    return {"density": density, "coverage": _mean(counts > 0)}
 
 
 def vendi(features: Tensor) -> float:
     """Vendi score of features (N, F), the effective number of different ones: from 1 (all alike) to min(N, F).
 
-    By cosine similarity, so lengths do not count; features ≥ 0, as after a ReLU, have no cosine below 0, and score
-    lower than centred ones. It needs no data to compare with, and does not see whether the images are any good.
+    Lengths do not count; features ≥ 0, as after a ReLU, score lower than centred ones.
     """
-    check_latents(features, "features")
+    check_features(features=features)
     x = features.detach().double()
     lengths = x.norm(dim=1, keepdim=True)
-    if (lengths == 0).any():
-        rows = (lengths.flatten() == 0).nonzero().flatten().tolist()
-        raise ValueError(f"features: row(s) {rows[:5]} of {len(x)} are zero and have no cosine with another")
+    empty = (lengths.flatten() == 0).nonzero().flatten().tolist()
+    if empty:
+        raise ValueError(f"features: row(s) {empty[:5]} of {len(x)} are zero and have no cosine with another")
     weights = torch.linalg.svdvals(x / lengths).square() / len(x)  # the eigenvalues of K/n that are not 0
     return torch.special.entr(weights).sum().exp().item()
 
 
+def _prepared(real: Tensor, fake: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    check_whole("k", k)
+    check_features(int(k) + 1, real=real, fake=fake)
+    return real.detach().double(), fake.detach().to(real.device).double()
+
+
 def _radii(x: Tensor, k: int) -> Tensor:
     """Distance of each row (N, F) to its k-th nearest other row: (N,)."""
-    return torch.cat([_distances(part, x).kthvalue(k + 1, dim=1).values for part in x.split(_CHUNK)])  # itself first
+    nearest = int(k) + 1  # the first is itself
+    return in_blocks(lambda part: _distances(part, x).kthvalue(nearest, dim=1).values, x, size=_CHUNK)
 
 
 def _distances(a: Tensor, b: Tensor) -> Tensor:
@@ -79,18 +90,3 @@ def _distances(a: Tensor, b: Tensor) -> Tensor:
 
 def _mean(flags: Tensor) -> float:
     return flags.double().mean().item()
-
-
-def _check_sets(real: Tensor, fake: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    check_latents(real, "real")
-    check_latents(fake, "fake")
-    if real.shape[1] != fake.shape[1]:
-        raise ValueError(
-            f"real and fake: features of one network expected, got {real.shape[1]} and {fake.shape[1]} dimensions"
-        )
-    if not isinstance(k, Integral) or k < 1:
-        raise ValueError(f"k: a whole number ≥ 1 expected, got {k!r}")
-    for name, rows in (("real", real), ("fake", fake)):
-        if len(rows) <= k:
-            raise ValueError(f"{name}: more than k = {k} rows expected, got {len(rows)}")
-    return real.detach().double(), fake.detach().to(real.device).double()

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vaenb.checks import check_images
+from vaenb.checks import check_images, check_model_and_images, check_shape
 from vaenb.contract import LatentModel
 from vaenb.distributions import rand_like
-from vaenb.metrics.detection import _BLOCK, _check_model_and_images
+from vaenb.metrics.blocks import BLOCK, in_blocks
 from vaenb.metrics.likelihood import elbo
+from vaenb.precision import check_precision, no_autocast
 from vaenb.sampling.chains import ess, split_rhat
 from vaenb.sampling.posterior import sample_posterior
 
@@ -40,6 +41,8 @@ class SecondOrder:
         return self.first + self.shift + self.second
 
 
+@torch.inference_mode(False)
+@no_autocast
 def second_order(
     model: LatentModel,
     inside: Tensor,
@@ -54,45 +57,57 @@ def second_order(
     """Expand log p to second order about the mean x₀ of images `inside`, and compare it on images `outside`.
 
     Both are (N, C, H, W). With g = ∇ log p(x₀|z) and all means over p(z|x₀), ∇ is E[g] and H is E[∇² log p(x₀|z)] +
-    Cov[g] (Louis, 1982), by `samples` draws from `chains` chains of HMC. Importance weights would not do: x₀ is a blur
-    that no encoder has seen, and of 512 draws of q(z|x₀) one or two had all the weight. Cov[g] is never negative, and
-    all of H for a Bernoulli, which is linear in x. Raises NotDefined for a likelihood without a gradient in x.
+    Cov[g] (Louis, 1982), by `samples` draws from `chains` chains of HMC (x₀ is a blur that no encoder has seen, so that
+    importance weights would not do). Raises NotDefined for a likelihood without a gradient in x.
     """
-    _check_model_and_images(model, inside, samples=samples, chains=chains)
+    check_model_and_images(model, inside, samples=samples, chains=chains)
+    samples, chains = int(samples), int(chains)
     check_images(outside, "outside")
-    if inside.shape[1:] != outside.shape[1:]:
-        raise ValueError(f"outside: images {tuple(inside.shape[1:])} as inside expected, got {tuple(outside.shape)}")
+    check_shape(outside[0], "outside", inside.shape[1:], "as the images inside")
+    check_precision("inside and outside", inside, outside)
     x0 = inside.detach().mean(0, keepdim=True)
     _gradient(model, x0, model.posterior(x0).mean)  # a likelihood without one says so before the chains run
-    run = {"num_samples": max(4, math.ceil(samples / chains)), "warmup": warmup, "leapfrog_steps": 10, "chunk": _BLOCK}
-    found = sample_posterior(model, x0.expand(chains, -1, -1, -1), generator=generator, progress=progress, **run)
+    found = sample_posterior(
+        model,
+        x0.expand(chains, -1, -1, -1),
+        num_samples=max(4, math.ceil(samples / chains)),
+        warmup=warmup,
+        leapfrog_steps=10,
+        chunk=BLOCK,
+        generator=generator,
+        progress=progress,
+    )
     gradient, hessian = _derivatives(model, x0, found.samples.flatten(0, 1), generator)
-    (m_in, spread_in), (m_out, spread_out) = (_moments(x, hessian) for x in (inside, outside))
-    delta, draws = m_out - m_in, found.samples.permute(2, 0, 1)
-    bounds = [elbo(model, x, generator=generator).double().mean().item() for x in (inside, outside)]
+    mean_inside, curved_inside = _moments(inside, hessian)
+    mean_outside, curved_outside = _moments(outside, hessian)
+    delta = mean_outside - mean_inside
+    bound_inside = elbo(model, inside, generator=generator).double().mean().item()
+    bound_outside = elbo(model, outside, generator=generator).double().mean().item()
+    draws = found.samples.permute(2, 0, 1)  # latents first
     return SecondOrder(
         first=(gradient @ delta).item(),
         shift=(delta @ hessian @ delta / 2).item(),
-        second=(spread_out - spread_in) / 2,
-        measured=bounds[1] - bounds[0],
+        second=(curved_outside - curved_inside) / 2,
+        measured=bound_outside - bound_inside,
         ess=ess(draws).amin().item(),
         rhat=split_rhat(draws).amax().item(),
     )
 
 
-def _derivatives(model: LatentModel, x0: Tensor, z: Tensor, generator) -> tuple[Tensor, Tensor]:
+def _derivatives(model: LatentModel, x0: Tensor, z: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
     """Gradient (P,) and Hessian (P, P) of log p at x₀, by draws z of p(z|x₀), in float64."""
-    parts = z.split(_BLOCK)
-    gradients = torch.cat([_gradient(model, x0, part)[1].detach() for part in parts]).flatten(1).double()
 
     def product(v: Tensor) -> Tensor:  # E[∇² log p(x₀|z)] v
         total = torch.zeros_like(v)
-        for x, gradient in (_gradient(model, x0, part) for part in parts):
-            (curved,) = torch.autograd.grad(gradient, x, v.to(gradient).view_as(x0).expand_as(x))
+        for part in z.split(BLOCK):
+            x, gradient = _gradient(model, x0, part)
+            direction = v.to(gradient).view_as(x0).expand_as(x)
+            (curved,) = torch.autograd.grad(gradient, x, direction)
             total += curved.flatten(1).double().sum(0)
         return total / len(z)
 
-    return gradients.mean(0), _from_products(product, gradients[0], generator) + torch.cov(gradients.T)
+    each = in_blocks(lambda part: _gradient(model, x0, part)[1].detach(), z).flatten(1).double()
+    return each.mean(0), _from_products(product, each[0], generator) + torch.cov(each.T)
 
 
 def _gradient(model: LatentModel, x0: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
@@ -105,7 +120,8 @@ def _gradient(model: LatentModel, x0: Tensor, z: Tensor) -> tuple[Tensor, Tensor
 
 def _from_products(product: Callable[[Tensor], Tensor], like: Tensor, generator) -> Tensor:
     """A symmetric matrix (P, P) by its products: by two where pixels are independent given z, and it is diagonal."""
-    diagonal, probe = product(torch.ones_like(like)), rand_like(like, generator)
+    diagonal = product(torch.ones_like(like))
+    probe = rand_like(like, generator)
     error = (product(probe) - diagonal * probe).abs().max()
     if error <= 1e-4 * diagonal.abs().max():
         return diagonal.diag()

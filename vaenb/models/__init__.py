@@ -2,16 +2,16 @@
 
 from vaenb.contract import LatentModel, NotDefined, Posterior, reconstruct
 from vaenb.distributions import DiagonalGaussian, Point
-from vaenb.models.autoencoder import DAE, VAE, dae, vae
+from vaenb.models.autoencoder import VAE, DeterministicAE, deterministic_ae, vae
 from vaenb.models.diffusion import DAED, DDGM, ddgm, denoiser
 from vaenb.models.hierarchical import HierarchicalVAE, PathPosterior, hierarchical_vae
 from vaenb.models.seatbelt import LayeredPosterior, Seatbelt, seatbelt
 
 __all__ = [
-    "DAE",
     "DAED",
     "DDGM",
     "VAE",
+    "DeterministicAE",
     "DiagonalGaussian",
     "HierarchicalVAE",
     "LatentModel",
@@ -21,9 +21,9 @@ __all__ = [
     "Point",
     "Posterior",
     "Seatbelt",
-    "dae",
     "ddgm",
     "denoiser",
+    "deterministic_ae",
     "hierarchical_vae",
     "reconstruct",
     "seatbelt",

@@ -5,37 +5,30 @@ penalty β·KL[q(z|x) ‖ p(z)] this is the (β-)VAE, and at β = 1 the negative
 the same with z = μ(x); its regulariser is what makes its codes look like draws from p(z).
 """
 
+from typing import NotRequired, TypedDict
+
 import torch
 from torch import Tensor, nn
 
-from vaenb.contract import NotDefined
+from vaenb.checks import check_choice, check_input
+from vaenb.contract import NotDefined, Posterior
 from vaenb.distributions import DiagonalGaussian, Point, standard_normal
-from vaenb.models import nets
-from vaenb.models.likelihoods import (
-    Bernoulli,
-    Categorical,
-    ContinuousBernoulli,
-    DiscretizedLogistic,
-    Gaussian,
-    LearnedGaussian,
-    dequantize,
-)
-from vaenb.models.regularizers import KL, MMD, ShapiroWilk, TotalCorrelation
+from vaenb.models.likelihoods import PLAIN, Bernoulli, Gaussian, Likelihood, dequantize, named_likelihood
+from vaenb.models.nets import Shape, coders
+from vaenb.models.regularizers import KL, MMD, Regularizer, ShapiroWilk, TotalCorrelation
 
-_NETS = {
-    "conv001": nets.conv001,
-    "conv002a": nets.conv002a,
-    "conv003": nets.conv003,
-    "conv004": nets.conv004,
-    "mlp": nets.mlp,
-    "mlp003": nets.mlp003,
-}
-_LIKELIHOODS = {"bernoulli": Bernoulli, "continuous_bernoulli": ContinuousBernoulli, "gaussian": Gaussian}
-_MORE = {
-    "learned_gaussian": LearnedGaussian,
-    "discretized_logistic": DiscretizedLogistic,
-    "categorical": Categorical,
-}
+REGULARIZERS = ("kl", "mmd", "sw", "sw_all", "tc")
+
+
+class Parts(TypedDict):
+    """What a VAE is made of."""
+
+    encoder: nn.Module
+    decoder: nn.Module
+    image_shape: Shape
+    latent_dim: int
+    likelihood: NotRequired[Likelihood]
+    regularizer: NotRequired[Regularizer]
 
 
 class VAE(nn.Module):
@@ -50,22 +43,33 @@ class VAE(nn.Module):
         encoder: nn.Module,
         decoder: nn.Module,
         *,
-        image_shape: tuple[int, int, int],
+        image_shape: Shape,
         latent_dim: int,
-        likelihood=Bernoulli(),  # noqa: B008  (frozen, no state)
-        regularizer=KL(),  # noqa: B008
+        likelihood: Likelihood = Bernoulli(),  # noqa: B008  (frozen, no state)
+        regularizer: Regularizer = KL(),  # noqa: B008
     ) -> None:
         super().__init__()
         self.encoder, self.decoder = encoder, decoder
-        self.image_shape, self.latent_dim = tuple(image_shape), latent_dim
+        self.image_shape: Shape = (image_shape[0], image_shape[1], image_shape[2])
+        self.latent_dim = latent_dim
         self.likelihood, self.regularizer = likelihood, regularizer
 
-    def posterior(self, x: Tensor) -> DiagonalGaussian:
-        self._check_images(x)
-        return self._posterior(self.encoder(x))
+    @property
+    def parts(self) -> Parts:
+        """What another kind of VAE with the same nets is built from: `Kind(**model.parts)`."""
+        return {
+            "encoder": self.encoder,
+            "decoder": self.decoder,
+            "image_shape": self.image_shape,
+            "latent_dim": self.latent_dim,
+            "likelihood": self.likelihood,
+            "regularizer": self.regularizer,
+        }
 
-    def _posterior(self, outputs: Tensor) -> DiagonalGaussian:
-        return DiagonalGaussian(*outputs.chunk(2, dim=1))
+    def posterior(self, x: Tensor) -> Posterior:
+        check_input(self, x, "x", self.image_shape)
+        mean, logvar = self.encoder(x).chunk(2, dim=1)
+        return DiagonalGaussian(mean, logvar)
 
     def decode(self, z: Tensor) -> Tensor:
         return self.likelihood.mean(self.logits(z))
@@ -78,29 +82,12 @@ class VAE(nn.Module):
 
     def logits(self, z: Tensor) -> Tensor:
         """The decoder's output (N, per_pixel·C, H, W) before the likelihood turns it into a mean image."""
-        self._check_latents(z)
+        check_input(self, z, "z", (self.latent_dim,))
         return self.decoder(z)
-
-    def _check_images(self, x: Tensor) -> None:
-        if x.shape[1:] != self.image_shape:
-            raise ValueError(f"x: images {('N', *self.image_shape)} expected, got {tuple(x.shape)}")
-        self._check_dtype(x, "x")
-
-    def _check_latents(self, z: Tensor) -> None:
-        if z.ndim != 2 or z.shape[1] != self.latent_dim:
-            raise ValueError(f"z: latents (N, {self.latent_dim}) expected, got {tuple(z.shape)}")
-        self._check_dtype(z, "z")
-
-    def _check_dtype(self, tensor: Tensor, name: str) -> None:
-        weight = next(self.parameters())
-        if (tensor.dtype, tensor.device) != (weight.dtype, weight.device):
-            expected, got = f"{weight.dtype} on {weight.device}", f"{tensor.dtype} on {tensor.device}"
-            hint = f"{name}.to(…)" if tensor.is_floating_point() else f"{name}.float() / 255"
-            raise TypeError(f"{name}: the model's {expected} expected, got {got}; use {hint}")
 
     def losses(self, x: Tensor, labels: Tensor, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """Compute the batch's statistics in nats per image; `fit` minimises the one called `loss`."""
-        if getattr(self.likelihood, "dequantized", False):
+        if self.likelihood.dequantized:
             x = dequantize(x, generator)
         posterior = self.posterior(x)
         z = posterior.rsample(generator=generator)
@@ -109,14 +96,15 @@ class VAE(nn.Module):
         return {"loss": nll + penalty, "nll": nll, **statistics}
 
 
-class DAE(VAE):
+class DeterministicAE(VAE):
     """The deterministic twin (document 001): `encoder` gives the code itself, (N, latent_dim).
 
     It decodes and can be attacked, but defines no distribution of images: KL, ELBO and HMC raise NotDefined.
     """
 
-    def _posterior(self, outputs: Tensor) -> Point:
-        return Point(outputs)
+    def posterior(self, x: Tensor) -> Point:
+        check_input(self, x, "x", self.image_shape)
+        return Point(self.encoder(x))
 
     def log_prior(self, z: Tensor) -> Tensor:
         raise NotDefined("a deterministic autoencoder has no p(z), so no ELBO, and no posterior for HMC to sample")
@@ -124,7 +112,7 @@ class DAE(VAE):
 
 def vae(
     *,
-    image_shape: tuple[int, int, int],
+    image_shape: Shape,
     latent_dim: int,
     net: str = "conv001",
     likelihood: str = "bernoulli",
@@ -144,52 +132,41 @@ def vae(
     """
     if sigma is not None and likelihood != "gaussian":
         raise ValueError(f"sigma: only with likelihood='gaussian', got {sigma!r} with {likelihood!r}")
-    family = _named(_LIKELIHOODS | _MORE, "likelihood", likelihood)(**({} if sigma is None else {"sigma": sigma}))
-    weighted = _regularizer(regularizer, beta, latent_dim, size)
-    return _build(VAE, 2, image_shape, latent_dim, net, family, weighted, width=width)
+    family = named_likelihood(likelihood) if sigma is None else Gaussian(sigma)
+    penalty = _regularizer(regularizer, beta, latent_dim, size)
+    nets = coders(net, image_shape, latent_dim, per_pixel=family.per_pixel, width=width)
+    return VAE(*nets, image_shape=image_shape, latent_dim=latent_dim, likelihood=family, regularizer=penalty)
 
 
-def dae(
+def deterministic_ae(
     *,
-    image_shape: tuple[int, int, int],
+    image_shape: Shape,
     latent_dim: int,
     net: str = "conv001",
     likelihood: str = "gaussian",
     regularizer: str = "mmd",
     beta: float = 1.0,
-) -> DAE:
+) -> DeterministicAE:
     """Build a deterministic autoencoder from plain values; the arguments are those of `vae`, without kl and tc."""
     if regularizer in ("kl", "tc"):
         raise NotDefined(f"regularizer: {regularizer} needs a posterior with a density; mmd, sw or sw_all expected")
-    family = _named(_LIKELIHOODS, "likelihood", likelihood)()
-    return _build(DAE, 1, image_shape, latent_dim, net, family, _regularizer(regularizer, beta, latent_dim, None))
+    family = named_likelihood(likelihood, PLAIN)
+    penalty = _regularizer(regularizer, beta, latent_dim)
+    nets = coders(net, image_shape, latent_dim, outputs=1)
+    return DeterministicAE(
+        *nets, image_shape=image_shape, latent_dim=latent_dim, likelihood=family, regularizer=penalty
+    )
 
 
-def _build(
-    kind: type[VAE], outputs: int, image_shape, latent_dim: int, net: str, family, regularizer, *, width: float = 1.0
-) -> VAE:
-    if latent_dim < 1:
-        raise ValueError(f"latent_dim: at least one dimension expected, got {latent_dim}")
-    ends = {"outputs": outputs, "per_pixel": family.per_pixel, "width": width}
-    encoder, decoder = _named(_NETS, "net", net)(image_shape, latent_dim, **ends)
-    shapes = {"image_shape": image_shape, "latent_dim": latent_dim}
-    return kind(encoder, decoder, **shapes, likelihood=family, regularizer=regularizer)
-
-
-def _regularizer(name: str, beta: float, latent_dim: int, size: int | None):
-    if (name == "tc") != (size is not None):
+def _regularizer(name: str, beta: float, latent_dim: int, size: int | None = None) -> Regularizer:
+    check_choice("regularizer", name, REGULARIZERS)
+    if name == "tc" and size is not None:
+        return TotalCorrelation(size, beta)
+    if name == "tc" or size is not None:
         raise ValueError(f"size: the number of training images expected with regularizer='tc' only, got {size!r}")
-    known = {
-        "kl": lambda: KL(beta),
-        "mmd": lambda: MMD(beta),
-        "sw": lambda: ShapiroWilk(beta),
-        "sw_all": lambda: ShapiroWilk(beta, projections=latent_dim),
-        "tc": lambda: TotalCorrelation(size, beta),
-    }
-    return _named(known, "regularizer", name)()
-
-
-def _named(table: dict, argument: str, name: str):
-    if name not in table:
-        raise ValueError(f"{argument}: one of {', '.join(table)} expected, got {name!r}")
-    return table[name]
+    if name == "kl":
+        return KL(beta)
+    if name == "mmd":
+        return MMD(beta)
+    directions = latent_dim if name == "sw_all" else 0
+    return ShapiroWilk(beta, projections=directions)

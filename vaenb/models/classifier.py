@@ -1,9 +1,9 @@
 """Classifiers: two of images, to be attacked and to measure by, and one that probes a latent space.
 
-`cnn` is document 000's net and `mlp` one without convolutions, trained with cross-entropy by `training.trained`; where
-only their function matters, any callable from images to logits serves as well. `linear_probe` is document 002a's
-(Kuzina et al., 2022): softmax(Wz + b) on the encoder's mean. Its label under attack, compared with its label of the
-clean image, says whether a posterior has moved to where it means something else.
+`cnn_classifier` is document 000's net and `mlp_classifier` one without convolutions, trained with cross-entropy by
+`training.trained`; where only their function matters, any callable from images to logits serves as well. `linear_probe`
+is document 002a's (Kuzina et al., 2022): softmax(Wz + b) on the encoder's mean. Its label under attack, compared with
+its label of the clean image, says whether a posterior has moved to where it means something else.
 """
 
 import math
@@ -18,7 +18,17 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
-from vaenb.checks import check_labels, check_latents
+from vaenb.checks import (
+    check_image_shape,
+    check_input,
+    check_labels,
+    check_latents,
+    check_logits,
+    check_number,
+    check_whole,
+    evaluating,
+)
+from vaenb.models.nets import Shape
 
 _ABSENT = -1e4  # the logit of a label never seen: its probability is exactly 0, and sums of logits stay finite
 
@@ -26,9 +36,10 @@ _ABSENT = -1e4  # the logit of a label never seen: its probability is exactly 0,
 class Classifier(nn.Module):
     """`body`, from images (N, *image_shape) to `width` features, and a linear layer to logits (N, classes)."""
 
-    def __init__(self, body: nn.Module, width: int, *, image_shape: tuple[int, int, int], classes: int) -> None:
+    def __init__(self, body: nn.Module, width: int, *, image_shape: Shape, classes: int) -> None:
         super().__init__()
-        self.image_shape, self.classes = tuple(image_shape), classes
+        self.image_shape: Shape = (image_shape[0], image_shape[1], image_shape[2])
+        self.classes = classes
         self.body, self.head = body, nn.Linear(width, classes)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -36,8 +47,7 @@ class Classifier(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         """The activations before the last layer, ≥ 0: (N, width), for a Fréchet distance or a diversity."""
-        if x.ndim != 4 or x.shape[1:] != self.image_shape:
-            raise ValueError(f"x: images {('N', *self.image_shape)} expected, got {tuple(x.shape)}")
+        check_input(self, x, "x", self.image_shape)
         return self.body(x)
 
     def losses(self, x: Tensor, labels: Tensor, generator: torch.Generator | None = None) -> dict[str, Tensor]:
@@ -52,33 +62,38 @@ class Classifier(nn.Module):
         return {"loss": F.cross_entropy(logits, labels.long()), "accuracy": accuracy}
 
 
-def cnn(*, image_shape: tuple[int, int, int], classes: int) -> Classifier:
+def cnn_classifier(*, image_shape: Shape, classes: int) -> Classifier:
     """Build document 000's classifier: 32 5×5 convolutions – ReLU – 2×2 max pool – 128 – ReLU – classes.
 
     From plain values, for `training.trained`; images are (C, H, W) ≥ 2 pixels. Borders are padded by 2, so that a
     stroke at the edge is seen too (our choice; the document does not say).
     """
-    channels, height, width = _check_net(image_shape, classes)
-    layers = [nn.Conv2d(channels, 32, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()]
-    layers += [nn.Linear(32 * (height // 2) * (width // 2), 128), nn.ReLU()]
-    return Classifier(nn.Sequential(*layers), 128, image_shape=image_shape, classes=classes)
+    check_image_shape(image_shape, least=2)
+    check_whole("classes", classes, least=2)
+    channels, height, width = image_shape
+    body = nn.Sequential(
+        nn.Conv2d(channels, 32, 5, padding=2),  # (N, 32, H, W)
+        nn.ReLU(),
+        nn.MaxPool2d(2),  # (N, 32, H/2, W/2)
+        nn.Flatten(),
+        nn.Linear(32 * (height // 2) * (width // 2), 128),
+        nn.ReLU(),
+    )
+    return Classifier(body, 128, image_shape=image_shape, classes=classes)
 
 
-def mlp(*, image_shape: tuple[int, int, int], classes: int) -> Classifier:
+def mlp_classifier(*, image_shape: Shape, classes: int) -> Classifier:
     """Build a classifier without convolutions, 256 – ReLU – 256 – ReLU – classes, from plain values."""
-    layers = [nn.Flatten(), nn.Linear(math.prod(_check_net(image_shape, classes)), 256), nn.ReLU()]
-    layers += [nn.Linear(256, 256), nn.ReLU()]
-    return Classifier(nn.Sequential(*layers), 256, image_shape=image_shape, classes=classes)
-
-
-def _check_net(image_shape: tuple[int, int, int], classes: int) -> tuple[int, int, int]:
-    if len(image_shape) != 3 or not all(isinstance(n, int) for n in image_shape) or min(image_shape) < 1:
-        raise ValueError(f"image_shape: three whole numbers (C, H, W) expected, got {image_shape!r}")
-    if min(image_shape[1:]) < 2:
-        raise ValueError(f"image_shape: at least 2 pixels a side expected, got {image_shape!r}")
-    if not isinstance(classes, int) or classes < 2:
-        raise ValueError(f"classes: a whole number ≥ 2 expected, got {classes!r}")
-    return image_shape
+    check_image_shape(image_shape, least=2)
+    check_whole("classes", classes, least=2)
+    body = nn.Sequential(
+        nn.Flatten(),
+        nn.Linear(math.prod(image_shape), 256),
+        nn.ReLU(),
+        nn.Linear(256, 256),
+        nn.ReLU(),
+    )
+    return Classifier(body, 256, image_shape=image_shape, classes=classes)
 
 
 def logits(classifier: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -86,14 +101,9 @@ def logits(classifier: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 
     Raises ValueError with what came instead.
     """
-    values = classifier(x)
-    if not isinstance(values, Tensor) or values.ndim != 2 or len(values) != len(x) or values.shape[1] < 2:
-        got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
-        raise ValueError(f"classifier: logits ({len(x)}, K) with K ≥ 2 expected for {len(x)} images, got {got}")
-    if not values.isfinite().all():
-        raise ValueError("classifier: NaN or infinite logits")
-    if values.min() >= 0 and (values.sum(1) - 1).abs().max() < 1e-4:
-        raise ValueError("classifier: it gives probabilities; logits expected, the values before the softmax")
+    with evaluating("classifier"):
+        values = classifier(x)
+    check_logits(values, len(x))
     return values
 
 
@@ -105,8 +115,13 @@ def linear_probe(z: Tensor, labels: Tensor, *, c: float = 1.0, max_iter: int = 1
     into the layer. The layer has z's dtype and device, no gradient, and is in evaluation mode. Raises ValueError for
     fewer than two different labels.
     """
-    _check(z, labels, c)
-    features, targets = z.detach().double().cpu().numpy(), labels.cpu().numpy()
+    check_latents(z)
+    check_labels(labels, len(z))
+    check_number("c", c, "a positive number", above=0)
+    if (labels == labels[0]).all():
+        raise ValueError(f"labels: at least two different ones expected, got only {labels[0]}")
+    features = z.detach().double().cpu().numpy()
+    targets = labels.cpu().numpy()
     scaler = StandardScaler().fit(features)
     regression = LogisticRegression(C=c, max_iter=max_iter)
     with warnings.catch_warnings():
@@ -115,7 +130,8 @@ def linear_probe(z: Tensor, labels: Tensor, *, c: float = 1.0, max_iter: int = 1
         regression.fit(scaler.transform(features), targets)
     weight, bias = regression.coef_, regression.intercept_
     if len(regression.classes_) == 2:  # scikit-learn gives the log-odds of the second class alone
-        weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
+        weight = np.concatenate([-weight, weight]) / 2
+        bias = np.concatenate([-bias, bias]) / 2
     weight = weight / scaler.scale_
     return _layer(z, regression.classes_, weight, bias - weight @ scaler.mean_)
 
@@ -129,12 +145,3 @@ def _layer(z: Tensor, classes: np.ndarray, weight: np.ndarray, bias: np.ndarray)
     layer.weight.zero_()[rows] = torch.as_tensor(weight).to(layer.weight)
     layer.bias.fill_(_ABSENT)[rows] = torch.as_tensor(bias).to(layer.bias)
     return layer
-
-
-def _check(z: Tensor, labels: Tensor, c: float) -> None:
-    check_latents(z)
-    check_labels(labels, len(z))
-    if (labels == labels[0]).all():
-        raise ValueError(f"labels: at least two different ones expected, got only {labels[0]}")
-    if not 0 < c < float("inf"):
-        raise ValueError(f"c: a positive number expected, got {c!r}")

@@ -4,22 +4,33 @@
 
 A DDGM learns to tell ε from x_t by one network for all steps (Ho et al., 2020, 2006.11239), and walks back from noise
 one step after another. A DAED leaves the last step of that walk, from x₁ = √(1 − β₁) (2x − 1) + √β₁ ε to the image, to
-a network of its own: the document's DAE, a denoising autoencoder, here `denoiser`, which is a DDGM of one step. (`DAE`
-is document 001's deterministic autoencoder.) Images x are in [0, 1]; the states x_t are not.
+a network of its own: the document's DAE, a denoising autoencoder, here `denoiser`, which is a DDGM of one step. Images
+x are in [0, 1]; the states x_t are not.
 """
 
 import math
 from itertools import pairwise
-from numbers import Integral
+from typing import TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
 
-from vaenb.checks import check_images
+from vaenb.checks import check_batch, check_choice, check_counts, check_images, check_input, check_number, check_whole
 from vaenb.distributions import randn_like
+from vaenb.models.nets import Shape
 from vaenb.models.unet import UNet
 
+SCHEDULES = ("linear", "cosine")
 _LARGEST = 0.999  # of a step's β: after β = 1 there is nothing left to walk back from
+_SHARE = "the share of noise of one step, between 0 and 1,"
+
+
+class Sampler(TypedDict, total=False):
+    """How to walk back; see `DDGM.reverse`."""
+
+    evaluations: int | None
+    eta: float
+    generator: torch.Generator | None
 
 
 def linear(steps: int, *, start: float = 1e-4, end: float = 0.02, first: float | None = None) -> Tensor:
@@ -28,26 +39,24 @@ def linear(steps: int, *, start: float = 1e-4, end: float = 0.02, first: float |
     Ho et al. (2020) start at 1e-4, the public code of document 002b at 1e-3; `first` replaces β₁ alone, as there in a
     DAED. Raises ValueError where a β would not lie in (0, 1): with the default `end` no schedule has 20 steps or fewer.
     """
-    scale = 1000 / _whole(steps, "steps", 2)
+    check_whole("steps", steps, least=2)
+    scale = 1000 / steps
     if not 0 < start <= end or scale * end >= 1:
         raise ValueError(
             f"steps, start, end: 0 < start ≤ end < {1 / scale:.3g} = steps/1000 expected, as β_t is scaled by "
             f"1000/steps and must stay below 1; got steps={steps}, start={start}, end={end}"
         )
     betas = torch.linspace(scale * start, scale * end, steps, dtype=torch.float64)
-    if first is not None:
-        betas[0] = _share(first, "first")
-    return _levels(betas)
+    return _levels(betas, first)
 
 
 def cosine(steps: int, *, first: float | None = None) -> Tensor:
     """ᾱ_0 = 1, …, ᾱ_T ∝ cos²((t/T + .008)/1.008 · π/2), with β_t ≤ .999 (Nichol & Dhariwal, 2021, 2102.09672)."""
-    times = torch.arange(_whole(steps, "steps", 2) + 1, dtype=torch.float64) / steps
+    check_whole("steps", steps, least=2)
+    times = torch.arange(steps + 1, dtype=torch.float64) / steps
     curve = torch.cos((times + 0.008) / 1.008 * math.pi / 2) ** 2
     betas = (1 - curve[1:] / curve[:-1]).clamp_max(_LARGEST)
-    if first is not None:
-        betas[0] = _share(first, "first")
-    return _levels(betas)
+    return _levels(betas, first)
 
 
 def snr(alpha_bar: Tensor) -> Tensor:
@@ -55,7 +64,9 @@ def snr(alpha_bar: Tensor) -> Tensor:
     return alpha_bar / (1 - alpha_bar)
 
 
-SCHEDULES = {"linear": linear, "cosine": cosine}
+def as_images(x: Tensor) -> Tensor:
+    """States in [−1, 1], the scale of a diffusion model, as images in [0, 1]; what lies outside is clipped."""
+    return ((x + 1) / 2).clamp(0, 1)
 
 
 class DDGM(nn.Module):
@@ -64,14 +75,15 @@ class DDGM(nn.Module):
     It is not a LatentModel: there is no decoder and no posterior to attack or to sample.
     """
 
-    def __init__(self, net: nn.Module, alpha_bar: Tensor, *, image_shape: tuple[int, int, int]) -> None:
+    alpha_bar: Tensor
+
+    def __init__(self, net: nn.Module, alpha_bar: Tensor, *, image_shape: Shape) -> None:
         super().__init__()
-        alpha_bar = torch.as_tensor(alpha_bar)
-        if alpha_bar.ndim != 1 or len(alpha_bar) < 2 or alpha_bar[0] != 1:
-            raise ValueError(f"alpha_bar: (T + 1,) with ᾱ_0 = 1 expected, got shape {tuple(alpha_bar.shape)}")
-        if not (alpha_bar[-1] > 0 and (alpha_bar.diff() < 0).all()):
-            raise ValueError("alpha_bar: values that fall from 1 and stay above 0 expected")
-        self.net, self.image_shape = net, tuple(image_shape)
+        levels = alpha_bar.ndim == 1 and len(alpha_bar) >= 2 and alpha_bar[0] == 1 and alpha_bar[-1] > 0
+        if not levels or not (alpha_bar.diff() < 0).all():
+            raise ValueError("alpha_bar: (T + 1,) values expected that fall from ᾱ_0 = 1 and stay above 0")
+        self.net = net
+        self.image_shape: Shape = (image_shape[0], image_shape[1], image_shape[2])
         self.register_buffer("alpha_bar", alpha_bar.double(), persistent=False)
 
     @property
@@ -81,12 +93,14 @@ class DDGM(nn.Module):
 
     def noised(self, x: Tensor, t: int | Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         """Draw x_t for images x (N, C, S, S) and a step from 0 to T, one for all or one for each (N,)."""
-        self._check(x, images=True)
+        check_images(x)
+        check_input(self.net, x, "x", self.image_shape)
         return self._mixed(x, self._level(t, x), randn_like(x, generator))
 
     def dimmed(self, x: Tensor, t: int) -> Tensor:
         """The mean of x_t for images x (N, C, S, S): √ᾱ_t (2x − 1), a state without noise."""
-        self._check(x, images=True)
+        check_images(x)
+        check_input(self.net, x, "x", self.image_shape)
         return self._level(t, x).sqrt() * (2 * x - 1)
 
     def losses(self, x: Tensor, labels: Tensor, generator: torch.Generator | None = None) -> dict[str, Tensor]:
@@ -94,7 +108,8 @@ class DDGM(nn.Module):
         home = generator.device if generator else x.device  # as in randn_like
         t = torch.randint(1, self.steps + 1, (len(x),), generator=generator, device=home).to(x.device)
         noise = randn_like(x, generator)
-        return {"loss": (self._noise(self._mixed(x, self._level(t, x), noise), t) - noise).square().mean()}
+        x_t = self._mixed(x, self._level(t, x), noise)
+        return {"loss": (self._noise(x_t, t) - noise).square().mean()}
 
     def reverse(
         self,
@@ -113,48 +128,32 @@ class DDGM(nn.Module):
         spaced from t to s + 1; with one, and s = 0, it is the network's guess of the image. Differentiable in x_t, but
         for guesses on the way that are clipped to [−1, 1]. Raises ValueError for steps outside 0 … T.
         """
-        self._check(x_t)
-        _check_walk(evaluations, eta)
-        t, s = self._step(t, "t", 1), self._step(s, "s", 0)
-        if s >= t:
-            raise ValueError(f"s: a step before t={t} expected, got {s}")
-        times = _spaced(t, s, evaluations)
-        return self._walk(x_t, times, [self.alpha_bar[k].item() for k in times], eta, generator)
+        check_whole("t", t, least=1, most=self.steps)
+        check_whole("s", s, least=0, most=t - 1)
+        times = _spaced(int(t), int(s), evaluations)
+        return self.walk(x_t, times, self.alpha_bar[times].tolist(), eta, generator)
 
-    def denoise(
-        self,
-        x_t: Tensor,
-        t: int,
-        *,
-        evaluations: int | None = None,
-        eta: float = 1.0,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
+    def denoise(self, x_t: Tensor, t: int, **sampler: Unpack[Sampler]) -> Tensor:
         """Walk states x_t (N, C, S, S) back to images (N, C, S, S) in [0, 1]; see `reverse`. Step 0 is the image."""
-        _check_walk(evaluations, eta)
-        if self._step(t, "t", 0) == 0:
-            self._check(x_t)
-            return _image(x_t)
-        return _image(self.reverse(x_t, t, evaluations=evaluations, eta=eta, generator=generator))
+        check_whole("t", t, least=0, most=self.steps)
+        if t == 0:
+            self._check_states(x_t)
+            return as_images(x_t)
+        return as_images(self.reverse(x_t, t, **sampler))
 
-    @torch.no_grad()
-    def sample(
-        self,
-        count: int,
-        *,
-        evaluations: int | None = None,
-        eta: float = 1.0,
-        generator: torch.Generator | None = None,
-        chunk: int = 256,
-    ) -> Tensor:
-        """Draw images (count, C, S, S) in [0, 1] from noise; see `denoise`.
+    def sample(self, count: int, *, chunk: int = 256, **sampler: Unpack[Sampler]) -> Tensor:
+        """Draw images (count, C, S, S) in [0, 1] from noise; see `reverse`.
 
         They are drawn `chunk` at a time; at `eta` > 0 the images of a seed depend on it.
         """
-        return _sampled(self, count, chunk, generator, evaluations=evaluations, eta=eta)
+        return _from_noise(self, self.alpha_bar.device, count, chunk, **sampler)
 
-    def _walk(self, x: Tensor, times: list[int], levels: list[float], eta: float, generator) -> Tensor:
-        """From the first of `levels` ᾱ to the last; `times` are what the network is told on the way."""
+    def walk(
+        self, x: Tensor, times: list[int], levels: list[float], eta: float, generator: torch.Generator | None
+    ) -> Tensor:
+        """Walk from the first of `levels` ᾱ to the last; `times` are what the network is told on the way."""
+        self._check_states(x)
+        check_number("eta", eta, "0 (DDIM) to 1 (ancestral)", least=0, most=1)
         for t, (high, low) in zip(times, pairwise(levels), strict=False):  # ᾱ before the step, and after it
             noise = self._noise(x, torch.full((len(x),), t, device=x.device))
             image = ((x - math.sqrt(1 - high) * noise) / math.sqrt(high)).clamp(-1, 1)
@@ -176,23 +175,15 @@ class DDGM(nn.Module):
 
     def _level(self, t: int | Tensor, x: Tensor) -> Tensor:
         if not isinstance(t, Tensor):
-            return self.alpha_bar[self._step(t, "t", 0)].to(x.dtype)
+            check_whole("t", t, least=0, most=self.steps)
+            return self.alpha_bar[t].to(x.dtype)
         if t.shape != (len(x),) or t.dtype not in (torch.int64, torch.int32) or t.min() < 0 or t.max() > self.steps:
             raise ValueError(f"t: whole steps from 0 to {self.steps}, one for each of {len(x)} images, expected")
         return self.alpha_bar[t].to(x.dtype)[:, None, None, None]
 
-    def _step(self, t: int, name: str, least: int) -> int:
-        if not isinstance(t, Integral) or isinstance(t, bool) or not least <= t <= self.steps:
-            raise ValueError(f"{name}: a step from {least} to {self.steps} expected, got {t!r}")
-        return int(t)
-
-    def _check(self, x: Tensor, *, images: bool = False) -> None:
-        _check_states(x, self.image_shape)
-        weight = next(self.net.parameters(), x)
-        if weight.dtype != x.dtype:
-            raise TypeError(f"x: {weight.dtype} expected, as the network's weights are, got {x.dtype}")
-        if images:
-            check_images(x)
+    def _check_states(self, x: Tensor) -> None:
+        check_batch(x, "x", dims=4, shape="states (N, C, S, S)")
+        check_input(self.net, x, "x", self.image_shape)
 
 
 class DAED:
@@ -204,12 +195,11 @@ class DAED:
     """
 
     def __init__(self, ddgm: DDGM, first: DDGM) -> None:
-        if not isinstance(ddgm, DDGM) or not isinstance(first, DDGM):
-            raise TypeError(f"ddgm, first: two DDGMs expected, got {type(ddgm).__name__} and {type(first).__name__}")
         if first.steps != 1 or first.image_shape != ddgm.image_shape:
             raise ValueError(f"first: a denoiser, a model of one step, of images {ddgm.image_shape} expected")
-        self.ddgm, self.first, self.image_shape, self.steps = ddgm, first, ddgm.image_shape, ddgm.steps
-        self.level = first.alpha_bar[1].item()
+        self.ddgm, self.first = ddgm, first
+        self.image_shape, self.steps = ddgm.image_shape, ddgm.steps
+        self.level = first.alpha_bar[1].item()  # 1 − β₁
         self.switch = 1 + int((ddgm.alpha_bar[1:] - self.level).abs().argmin())
         if self.switch == ddgm.steps:
             raise ValueError(f"first: β₁ = {1 - self.level:.3g} is as much noise as all {ddgm.steps} steps add")
@@ -227,22 +217,23 @@ class DAED:
 
         `evaluations` counts calls of both networks, and is 2 at least.
         """
-        self.ddgm._check(x_t)
-        if not isinstance(t, Integral) or not self.switch < t <= self.steps:
-            raise ValueError(f"t: a step after the switch, from {self.switch + 1} to {self.steps}, expected, got {t!r}")
-        _check_walk(evaluations, eta, least=2)
-        evaluations = evaluations and evaluations - 1
+        check_whole("t", t, least=self.switch + 1, most=self.steps)
+        if evaluations is not None:
+            check_whole("evaluations", evaluations, least=2)
+            evaluations -= 1  # one is the denoiser's
         times = _spaced(int(t), self.switch, evaluations)
-        levels = [*(self.ddgm.alpha_bar[k].item() for k in times[:-1]), self.level]
-        x_1 = self.ddgm._walk(x_t, times, levels, eta, generator)
+        levels = [*self.ddgm.alpha_bar[times[:-1]].tolist(), self.level]
+        x_1 = self.ddgm.walk(x_t, times, levels, eta, generator)
         return self.first.denoise(x_1, 1)
 
-    sample = DDGM.sample
+    def sample(self, count: int, *, chunk: int = 256, **sampler: Unpack[Sampler]) -> Tensor:
+        """Draw images (count, C, S, S) in [0, 1] from noise, as `DDGM.sample` does."""
+        return _from_noise(self, self.first.alpha_bar.device, count, chunk, **sampler)
 
 
 def ddgm(
     *,
-    image_shape: tuple[int, int, int],
+    image_shape: Shape,
     steps: int,
     schedule: str = "linear",
     start: float | None = None,
@@ -254,71 +245,47 @@ def ddgm(
 
     `start` is the linear schedule's. Document 002b: T = 500, linear from 1e-3, 64 channels, 3 blocks.
     """
-    if schedule not in SCHEDULES or (schedule != "linear" and start is not None):
-        raise ValueError(
-            f"schedule, start: one of {', '.join(SCHEDULES)} expected, and `start` for linear alone; got {schedule!r} "
-            f"and {start!r}"
-        )
-    own = {} if start is None else {"start": start}
-    alpha_bar = SCHEDULES[schedule](steps, first=first, **own)
+    check_choice("schedule", schedule, SCHEDULES)
+    if schedule == "cosine" and start is not None:
+        raise ValueError(f"start: only with schedule='linear', got {start!r} with {schedule!r}")
+    if schedule == "cosine":
+        alpha_bar = cosine(steps, first=first)
+    else:
+        alpha_bar = linear(steps, start=1e-4 if start is None else start, first=first)
     return DDGM(UNet(image_shape, channels=channels, blocks=blocks), alpha_bar, image_shape=image_shape)
 
 
-def denoiser(*, image_shape: tuple[int, int, int], beta_1: float, channels: int = 32, blocks: int = 1) -> DDGM:
+def denoiser(*, image_shape: Shape, beta_1: float, channels: int = 32, blocks: int = 1) -> DDGM:
     """Build document 002b's DAE from plain values: a DDGM of one step, ᾱ_1 = 1 − β₁, that predicts that step's noise.
 
     `denoise(noised(x, 1), 1)` is its use as a denoiser. Raises ValueError for β₁ outside (0, 1).
     """
-    alpha_bar = torch.tensor([1, 1 - _share(beta_1, "beta_1")], dtype=torch.float64)
+    check_number("beta_1", beta_1, _SHARE, above=0, below=1)
+    alpha_bar = torch.tensor([1, 1 - beta_1], dtype=torch.float64)
     return DDGM(UNet(image_shape, channels=channels, blocks=blocks), alpha_bar, image_shape=image_shape)
 
 
-def _sampled(model: DDGM | DAED, count: int, chunk: int, generator, **walk) -> Tensor:
-    buffer = (model.first if isinstance(model, DAED) else model).alpha_bar
-    like = torch.zeros(_whole(count, "count", 1), *model.image_shape, device=buffer.device)
-    parts = randn_like(like, generator).split(_whole(chunk, "chunk", 1))
-    return torch.cat([model.denoise(part, model.steps, generator=generator, **walk) for part in parts])
+@torch.no_grad()
+def _from_noise(model: DDGM | DAED, device: torch.device, count: int, chunk: int, **sampler: Unpack[Sampler]) -> Tensor:
+    check_counts(count=count, chunk=chunk)
+    like = torch.zeros(count, *model.image_shape, device=device)
+    noise = randn_like(like, sampler.get("generator"))
+    return torch.cat([model.denoise(part, model.steps, **sampler) for part in noise.split(chunk)])
 
 
 def _spaced(t: int, s: int, evaluations: int | None) -> list[int]:
     """The steps of a walk from t down to s: all, or evenly spaced for so many calls of the network."""
-    evaluations = t - s if evaluations is None else min(evaluations, t - s)
-    gaps = max(1, evaluations - 1)
-    return [*(t - round(k * (t - s - 1) / gaps) for k in range(evaluations)), s]
+    if evaluations is None:
+        evaluations = t - s
+    check_counts(evaluations=evaluations)
+    calls = min(evaluations, t - s)
+    gaps = max(1, calls - 1)
+    return [*(t - round(k * (t - s - 1) / gaps) for k in range(calls)), s]
 
 
-def _levels(betas: Tensor) -> Tensor:
+def _levels(betas: Tensor, first: float | None) -> Tensor:
+    """ᾱ of these β, with another β₁ where one is given."""
+    if first is not None:
+        check_number("first", first, _SHARE, above=0, below=1)
+        betas[0] = first
     return torch.cat([betas.new_ones(1), (1 - betas).cumprod(0)])
-
-
-def _image(x: Tensor) -> Tensor:
-    return ((x + 1) / 2).clamp(0, 1)
-
-
-def _check_states(x: Tensor, image_shape: tuple[int, int, int]) -> None:
-    if not isinstance(x, Tensor) or not x.is_floating_point():
-        got = x.dtype if isinstance(x, Tensor) else type(x).__name__
-        raise TypeError(f"x: a float tensor {('N', *image_shape)} expected, got {got}")
-    if x.ndim != 4 or len(x) == 0 or x.shape[1:] != image_shape:
-        raise ValueError(f"x: {('N', *image_shape)}, N ≥ 1, expected, got {tuple(x.shape)}")
-    if not x.isfinite().all():
-        raise ValueError("x: NaN or infinite values")
-
-
-def _check_walk(evaluations: int | None, eta: float, *, least: int = 1) -> None:
-    if evaluations is not None:
-        _whole(evaluations, "evaluations", least)
-    if not 0 <= eta <= 1:
-        raise ValueError(f"eta: 0 (DDIM) to 1 (ancestral) expected, got {eta!r}")
-
-
-def _share(value: float, name: str) -> float:
-    if not 0 < value < 1:
-        raise ValueError(f"{name}: the share of noise of one step, between 0 and 1, expected, got {value!r}")
-    return value
-
-
-def _whole(value: int, name: str, least: int) -> int:
-    if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
-        raise ValueError(f"{name}: a whole number ≥ {least} expected, got {value!r}")
-    return int(value)

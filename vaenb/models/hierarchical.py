@@ -15,44 +15,37 @@ to its prior, and as z_l is affine in u_l, KL[q(u_l|·) ‖ N(0, I)] is the KL b
 Nothing is normalised over a batch: its images never influence each other.
 """
 
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from itertools import accumulate, pairwise
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Unpack, cast
 
 import torch
 from torch import Tensor, nn
 
+from vaenb.checks import check_counts, check_input, check_number
 from vaenb.distributions import DiagonalGaussian, randn_like, standard_normal
-from vaenb.models.autoencoder import _LIKELIHOODS, VAE, _named
+from vaenb.models.autoencoder import VAE, Parts
+from vaenb.models.layered import OnPath, conditional, kl_by_layer, layer_columns, side_by_side
+from vaenb.models.likelihoods import PLAIN, named_likelihood
 from vaenb.models.nets import Shape
 from vaenb.models.regularizers import KL
 
 Groups = Sequence[Sequence[int]]  # (size, channels) of each group's latents, from the top to the image
-_LOGVAR = 10.0  # log-variances stay within ±10, softly: under attack no exponential overflows
 
 
 @dataclass(frozen=True, eq=False)
-class PathPosterior:
+class PathPosterior(OnPath):
     """q(u|x) = Π_l q(u_l|u_<l, x): each group is a diagonal Gaussian given the groups above it, its path.
 
-    `mean` is the ancestral mean, each group's mean given the means above (noise fixed at 0), and `stddev` belongs to
-    the same path. `kl_layers` and `kl` cost no further way down from the top: h_l depends on the codes alone, so that
-    both posteriors share it.
+    `kl_layers` and `kl` cost no further way down from the top: h_l depends on the codes alone, so that both posteriors
+    share it.
     """
 
     decoder: "TopDown"
     features: tuple[Tensor, ...]  # x's bottom-up features for each group, (N, C, S_l, S_l)
     states: tuple[Tensor, ...]  # h_l along the mean path, (N, C, S_l, S_l)
     path: DiagonalGaussian  # the groups' conditionals along the mean path, (N, D)
-
-    @property
-    def mean(self) -> Tensor:
-        return self.path.mean
-
-    @property
-    def stddev(self) -> Tensor:
-        return self.path.stddev
 
     @property
     def layer_slices(self) -> list[slice]:
@@ -62,11 +55,13 @@ class PathPosterior:
     def rsample(self, *, generator: torch.Generator | None = None, noise: Tensor | None = None) -> Tensor:
         """Draw each group given the draws above it, differentiably: (N, D)."""
         noise = randn_like(self.mean, generator) if noise is None else noise
-        return self.decoder.ancestral(self.features, noise).codes
+        walk, _ = self.decoder.ancestral(self.features, noise)
+        return walk.codes
 
     def log_prob(self, u: Tensor) -> Tensor:
         """Sum log q(u_l|u_<l, x) over the groups, exact for any u (N, D), in nats: (N,)."""
-        return self.decoder.conditionals(self.decoder.follow(u).states, self.features).log_prob(u)
+        walk = self.decoder.follow(u)
+        return self.decoder.conditionals(walk.states, self.features).log_prob(u)
 
     def kl_layers(self, other: "PathPosterior | DiagonalGaussian") -> Tensor:
         """KL[q(u_l|u_<l, x) ‖ q'(u_l|u_<l)] of each group, top group first, in nats: (N, G).
@@ -79,14 +74,11 @@ class PathPosterior:
             if other.decoder is not self.decoder:
                 raise ValueError("other: a posterior of the same model expected, got one of another model")
             other = self.decoder.conditionals(self.states, other.features)
-        return self.decoder.per_group(self.path, other)
-
-    def kl(self, other: "PathPosterior | DiagonalGaussian") -> Tensor:
-        """Sum `kl_layers` over the groups: (N,)."""
-        return self.kl_layers(other).sum(1)
+        return kl_by_layer(self.path, other, self.layer_slices)
 
     def __getitem__(self, index) -> "PathPosterior":
-        features, states = (tuple(t[index] for t in tensors) for tensors in (self.features, self.states))
+        features = tuple(feature[index] for feature in self.features)
+        states = tuple(state[index] for state in self.states)
         return PathPosterior(self.decoder, features, states, self.path[index])
 
 
@@ -96,14 +88,19 @@ class HierarchicalVAE(VAE):
     `group_slices` are the groups' columns of a flat latent, top group first: z[:, model.group_slices[0]].
     """
 
-    def __init__(self, encoder: "BottomUp", decoder: "TopDown", *, free_bits: float = 0.0, **settings) -> None:
-        super().__init__(encoder, decoder, latent_dim=decoder.latent_dim, **settings)
-        self.group_slices, self.free_bits = decoder.slices, free_bits
+    encoder: "BottomUp"
+    decoder: "TopDown"
+    regularizer: KL
+
+    def __init__(self, *, free_bits: float = 0.0, **parts: Unpack[Parts]) -> None:
+        super().__init__(**parts)
+        self.group_slices, self.free_bits = self.decoder.slices, free_bits
 
     def posterior(self, x: Tensor) -> PathPosterior:
-        features = self._features(x)
-        walk = self.decoder.ancestral(features, x.new_zeros(len(x), self.latent_dim))
-        return PathPosterior(self.decoder, features, walk.states, walk.given)
+        check_input(self, x, "x", self.image_shape)
+        features = self.encoder(x)
+        walk, given = self.decoder.ancestral(features, x.new_zeros(len(x), self.latent_dim))
+        return PathPosterior(self.decoder, features, walk.states, given)
 
     def losses(self, x: Tensor, labels: Tensor, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """Compute nll + β·Σ_l max(free_bits, KL_l) in nats per image, and its parts; kl1 is the top group's KL_l.
@@ -111,16 +108,16 @@ class HierarchicalVAE(VAE):
         KL_l is the batch's mean of KL[q(u_l|u_<l, x) ‖ N(0, I)] along a sampled path: q goes down as p does, so the
         closed form given u_<l is part of the ELBO. Without free bits and at β = 1 the loss is the negative ELBO.
         """
+        check_input(self, x, "x", self.image_shape)
         noise = randn_like(x.new_empty(len(x), self.latent_dim), generator)
-        walk = self.decoder.ancestral(self._features(x), noise)
+        walk, given = self.decoder.ancestral(self.encoder(x), noise)
         nll = -self.likelihood.log_prob(x, walk.logits).mean()
-        kls = self.decoder.per_group(walk.given, standard_normal(noise)).mean(0)
+        kls = kl_by_layer(given, standard_normal(noise), self.group_slices).mean(0)  # (G,)
         loss = nll + self.regularizer.beta * kls.clamp(min=self.free_bits).sum()
-        return {"loss": loss, "nll": nll, "kl": kls.sum(), **{f"kl{i}": kl for i, kl in enumerate(kls, start=1)}}
-
-    def _features(self, x: Tensor) -> tuple[Tensor, ...]:
-        self._check_images(x)
-        return self.encoder(x)
+        statistics = {"loss": loss, "nll": nll, "kl": kls.sum()}
+        for i, kl in enumerate(kls, start=1):
+            statistics[f"kl{i}"] = kl
+        return statistics
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +127,6 @@ class Walk:
     codes: Tensor  # u, (N, D)
     states: tuple[Tensor, ...]  # h_l, which each group's conditionals see, (N, C, S_l, S_l)
     logits: Tensor  # (N, *image_shape)
-    given: DiagonalGaussian | None = None  # q(u_l|u_<l, x) along this path, (N, D), where an image led the way
 
 
 class TopDown(nn.Module):
@@ -138,57 +134,52 @@ class TopDown(nn.Module):
 
     def __init__(self, image_shape: Shape, channels: int, groups: Groups) -> None:
         super().__init__()
-        sizes = [*(size for size, _ in groups), image_shape[1]]
-        widths = [*(channels for _ in groups[1:]), image_shape[0]]
+        colors, side, _ = image_shape
+        sizes = [size for size, _ in groups]
         self.top = nn.Parameter(torch.randn(1, channels, sizes[0], sizes[0]))
-        self.groups = nn.ModuleList(
-            _Group(channels, size, zchannels, below // size, c_out)
-            for (size, zchannels), below, c_out in zip(groups, sizes[1:], widths, strict=True)
-        )
-        ends = [0, *accumulate(size**2 * zchannels for size, zchannels in groups)]
-        self.slices = [slice(start, end) for start, end in pairwise(ends)]
-        self.latent_dim = ends[-1]
+        ladder = nn.ModuleList()
+        for (size, zchannels), below in zip(groups, [*sizes[1:], side], strict=True):
+            c_out = colors if len(ladder) == len(groups) - 1 else channels
+            ladder.append(_Group(channels, size, zchannels, factor=below // size, c_out=c_out))
+        self.groups = cast("Sequence[_Group]", ladder)
+        self.slices = layer_columns(size**2 * zchannels for size, zchannels in groups)
+        self.latent_dim = self.slices[-1].stop
 
     def forward(self, u: Tensor) -> Tensor:
         return self.follow(u).logits
 
     def follow(self, u: Tensor) -> Walk:
         """Go down with the codes u (N, D)."""
-        return self._walk(len(u), lambda i, h: u[:, self.slices[i]])
+        h = self.top.expand(len(u), -1, -1, -1)
+        states = []
+        for group, part in zip(self.groups, self.slices, strict=True):
+            states.append(h)
+            h = group(h, u[:, part])
+        return Walk(u, tuple(states), logits=h)
 
-    def ancestral(self, features: Sequence[Tensor], noise: Tensor) -> Walk:
-        """Go down with u_l = m_l + s_l·noise_l, for noise (N, D): 0 for the means."""
-        given: list[DiagonalGaussian] = []
-
-        def choose(i: int, h: Tensor) -> Tensor:
-            given.append(self.groups[i].posterior(h, features[i]))
-            return given[i].mean + given[i].stddev * noise[:, self.slices[i]]
-
-        return replace(self._walk(len(noise), choose), given=_side_by_side(given))
+    def ancestral(self, features: Sequence[Tensor], noise: Tensor) -> tuple[Walk, DiagonalGaussian]:
+        """Go down with u_l = m_l + s_l·noise_l, for noise (N, D), 0 for the means; and q(u_l|u_<l, x) on this path."""
+        h = self.top.expand(len(noise), -1, -1, -1)
+        codes, states, given = [], [], []
+        for group, feature, part in zip(self.groups, features, self.slices, strict=True):
+            q = group.posterior(h, feature)
+            u = q.mean + q.stddev * noise[:, part]
+            codes.append(u)
+            states.append(h)
+            given.append(q)
+            h = group(h, u)
+        return Walk(torch.cat(codes, 1), tuple(states), logits=h), side_by_side(given)
 
     def conditionals(self, states: Sequence[Tensor], features: Sequence[Tensor]) -> DiagonalGaussian:
         """q(u_l|u_<l, x) of the image with these features along the path with these states: (N, D)."""
         parts = zip(self.groups, states, features, strict=True)
-        return _side_by_side([group.posterior(h, f) for group, h, f in parts])
-
-    def per_group(self, p: DiagonalGaussian, q: DiagonalGaussian) -> Tensor:
-        """KL[p ‖ q] of each group's columns: (N, G)."""
-        return torch.stack([p[:, part].kl(q[:, part]) for part in self.slices], dim=1)
-
-    def _walk(self, n: int, choose: Callable[[int, Tensor], Tensor]) -> Walk:
-        """Go down with choose(i, h), the codes (n, d_i) of group i."""
-        h, codes, states = self.top.expand(n, -1, -1, -1), [], []
-        for i, group in enumerate(self.groups):
-            states.append(h)
-            codes.append(choose(i, h))
-            h = group(h, codes[i])
-        return Walk(torch.cat(codes, 1), tuple(states), h)
+        return side_by_side([group.posterior(h, feature) for group, h, feature in parts])
 
 
 class _Group(nn.Module):
     """A group of latents: its two conditionals, the residual block after it, and the way to the size below."""
 
-    def __init__(self, channels: int, size: int, zchannels: int, factor: int, c_out: int) -> None:
+    def __init__(self, channels: int, size: int, zchannels: int, *, factor: int, c_out: int) -> None:
         super().__init__()
         self.p = nn.Conv2d(channels, 2 * zchannels, 1)
         self.q = nn.Sequential(_conv(2 * channels, channels, size), nn.SiLU(), nn.Conv2d(channels, 2 * zchannels, 1))
@@ -197,12 +188,12 @@ class _Group(nn.Module):
         self.up = nn.ConvTranspose2d(channels, c_out, factor + 2, stride=factor, padding=1)
 
     def posterior(self, h: Tensor, features: Tensor) -> DiagonalGaussian:
-        mean, logvar = self.q(torch.cat([h, features], 1)).flatten(1).chunk(2, 1)
-        return DiagonalGaussian(mean, _bounded(logvar))
+        outputs = self.q(torch.cat([h, features], 1))  # (N, 2·zchannels, S_l, S_l)
+        return conditional(outputs.flatten(1))
 
     def forward(self, h: Tensor, u: Tensor) -> Tensor:
-        mean, logvar = self.p(h).chunk(2, 1)
-        z = mean + (_bounded(logvar) / 2).exp() * u.reshape(mean.shape)
+        p = conditional(self.p(h))
+        z = p.mean + p.stddev * u.reshape(p.mean.shape)
         return self.up(self.block(h + self.inject(z)))
 
 
@@ -211,18 +202,20 @@ class BottomUp(nn.Module):
 
     def __init__(self, image_shape: Shape, channels: int, groups: Groups) -> None:
         super().__init__()
-        sizes = [image_shape[1], *(size for size, _ in reversed(groups))]
-        widths = [image_shape[0], *(channels for _ in groups[1:])]
-        self.levels = nn.ModuleList(
-            nn.Sequential(
-                nn.Conv2d(c_in, channels, above // size + 2, stride=above // size, padding=1), _Residual(channels, size)
-            )
-            for c_in, (above, size) in zip(widths, pairwise(sizes), strict=True)
-        )
+        c_in, side, _ = image_shape
+        self.levels = nn.ModuleList()
+        for size, _ in reversed(groups):
+            factor = side // size
+            shrink = nn.Conv2d(c_in, channels, factor + 2, stride=factor, padding=1)
+            self.levels.append(nn.Sequential(shrink, _Residual(channels, size)))
+            c_in, side = channels, size
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        features = list(accumulate(self.levels, lambda h, level: level(h), initial=x))
-        return tuple(features[:0:-1])
+        features: list[Tensor] = []
+        for level in self.levels:
+            x = level(x)
+            features.insert(0, x)
+        return tuple(features)
 
 
 class _Residual(nn.Module):
@@ -230,7 +223,8 @@ class _Residual(nn.Module):
 
     def __init__(self, channels: int, size: int) -> None:
         super().__init__()
-        first, second = _conv(channels, channels, size), _conv(channels, channels, size)
+        first = _conv(channels, channels, size)
+        second = _conv(channels, channels, size)
         self.net = nn.Sequential(nn.SiLU(), first, nn.SiLU(), second)
 
     def forward(self, h: Tensor) -> Tensor:
@@ -250,39 +244,34 @@ def hierarchical_vae(
 
     `groups` are (size, channels) of each group's latents, from the top to the image: the default has 16 + 32 + 64 of
     them, 1×1, 4×4 and 8×8. A size is 1, 2, 4, … times the one before; so is the image's. `channels` is the width of
-    both ways, `likelihood` as in `vae`, `free_bits` the nats up to which a group's KL costs nothing in training.
+    both ways, `likelihood` bernoulli, continuous_bernoulli or gaussian, `free_bits` the nats up to which a group's KL
+    costs nothing in training.
     """
-    _check(image_shape, channels, groups, free_bits)
+    check_counts(channels=channels)
+    check_number("free_bits", free_bits, "a finite number of nats ≥ 0", least=0)
+    _check_groups(image_shape, groups)
+    encoder = BottomUp(image_shape, channels, groups)
+    decoder = TopDown(image_shape, channels, groups)
     return HierarchicalVAE(
-        BottomUp(image_shape, channels, groups),
-        TopDown(image_shape, channels, groups),
+        encoder=encoder,
+        decoder=decoder,
         image_shape=image_shape,
-        likelihood=_named(_LIKELIHOODS, "likelihood", likelihood)(),
+        latent_dim=decoder.latent_dim,
+        likelihood=named_likelihood(likelihood, PLAIN),
         regularizer=KL(beta),
         free_bits=free_bits,
     )
 
 
-def _check(image_shape: Shape, channels: int, groups: Groups, free_bits: float) -> None:
-    if channels < 1:
-        raise ValueError(f"channels: at least one expected, got {channels}")
-    if not 0 <= free_bits < math.inf:
-        raise ValueError(f"free_bits: a finite number of nats ≥ 0 expected, got {free_bits}")
+def _check_groups(image_shape: Shape, groups: Groups) -> None:
     if not groups or not all(isinstance(g, (tuple, list)) and len(g) == 2 and min(g) >= 1 for g in groups):
         raise ValueError(f"groups: pairs (size, channels) such as ((1, 16), (4, 2), (8, 1)) expected, got {groups!r}")
     if image_shape[1] != image_shape[2]:
         raise ValueError(f"image_shape: square images expected, got {image_shape}")
     sizes = [*(size for size, _ in groups), image_shape[1]]
-    if any(below not in (above << k for k in range(12)) for above, below in zip(sizes, sizes[1:], strict=False)):
-        raise ValueError(f"groups: sizes 1, 2, 4, … times the one before expected, up to the image's, got {sizes}")
-
-
-def _bounded(logvar: Tensor) -> Tensor:
-    return _LOGVAR * (logvar / _LOGVAR).tanh()
-
-
-def _side_by_side(parts: Sequence[DiagonalGaussian]) -> DiagonalGaussian:
-    return DiagonalGaussian(torch.cat([p.mean for p in parts], 1), torch.cat([p.logvar for p in parts], 1))
+    for above, below in pairwise(sizes):
+        if below % above or (below // above).bit_count() != 1:
+            raise ValueError(f"groups: sizes 1, 2, 4, … times the one before expected, up to the image's, got {sizes}")
 
 
 def _conv(c_in: int, c_out: int, size: int) -> nn.Conv2d:

@@ -10,6 +10,7 @@ perfect reconstruction, the largest over all logits where that is finite: see th
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -19,6 +20,7 @@ from torch.distributions import Bernoulli as _Bernoulli
 from torch.distributions import Normal as _Normal
 from torch.nn.functional import logsigmoid
 
+from vaenb.checks import check_choice, check_number
 from vaenb.contract import NotDefined
 from vaenb.distributions import rand_like
 
@@ -31,17 +33,30 @@ def dequantize(x: Tensor, generator: torch.Generator | None = None) -> Tensor:
     return (255 * x + rand_like(x, generator)) / 256
 
 
-@dataclass(frozen=True)
-class Bernoulli:
-    """x log p + (1 − x) log(1 − p) with p = sigmoid(logits), also for grey x in [0, 1], as most VAE papers use it."""
+class Likelihood:
+    """p(x|z) for a decoder's logits (N, per_pixel·C, H, W)."""
 
     per_pixel: ClassVar[int] = 1
+    dequantized: ClassVar[bool] = False  # whether it is trained on dequantised images
 
     def mean(self, logits: Tensor) -> Tensor:
+        """The mean image, (N, C, H, W) in [0, 1]."""
         return logits.sigmoid()
 
     def log_prob(self, x: Tensor, logits: Tensor) -> Tensor:
-        """Nats per image (N,), for x and logits (N, C, H, W)."""
+        """Nats per image (N,), for x (N, C, H, W)."""
+        raise NotImplementedError
+
+    def best_log_prob(self, x: Tensor) -> Tensor:
+        """Nats of a perfect reconstruction: (N,)."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Bernoulli(Likelihood):
+    """x log p + (1 − x) log(1 − p) with p = sigmoid(logits), also for grey x in [0, 1], as most VAE papers use it."""
+
+    def log_prob(self, x: Tensor, logits: Tensor) -> Tensor:
         return _Bernoulli(logits=logits, validate_args=False).log_prob(x).flatten(1).sum(1)
 
     def best_log_prob(self, x: Tensor) -> Tensor:
@@ -50,14 +65,12 @@ class Bernoulli:
 
 
 @dataclass(frozen=True)
-class ContinuousBernoulli:
+class ContinuousBernoulli(Likelihood):
     """The Bernoulli's shape normalised over x in [0, 1] (Loaiza-Ganem and Cunningham, 2019); its mean is not λ.
 
     With l = logit λ the density is exp(xl) · l / (e^l − 1) and the mean 1 / (1 − e^−l) − 1 / l, both computed from l:
     torch.distributions clamps λ, and in float32 loses the normaliser and every mean below 1/16 beyond |l| = 16.
     """
-
-    per_pixel: ClassVar[int] = 1
 
     def mean(self, logits: Tensor) -> Tensor:
         near = logits.abs() < 0.1  # the two poles cancel at 0: use the series there
@@ -67,7 +80,6 @@ class ContinuousBernoulli:
         return torch.where(near, 0.5 + logits / 12 - logits**3 / 720, poles)
 
     def log_prob(self, x: Tensor, logits: Tensor) -> Tensor:
-        """Nats per image (N,), for x and logits (N, C, H, W)."""
         size = logits.abs()
         near = size < 0.01
         safe = torch.where(near, torch.ones_like(size), size)
@@ -86,21 +98,15 @@ class ContinuousBernoulli:
 
 
 @dataclass(frozen=True)
-class Gaussian:
+class Gaussian(Likelihood):
     """N(sigmoid(logits), σ²) per pixel. With σ² = ½, −log p is document 001's summed squared error, plus a constant."""
 
-    per_pixel: ClassVar[int] = 1
     sigma: float = 0.5**0.5
 
     def __post_init__(self) -> None:
-        if not self.sigma > 0:
-            raise ValueError(f"sigma: a positive standard deviation expected, got {self.sigma}")
-
-    def mean(self, logits: Tensor) -> Tensor:
-        return logits.sigmoid()
+        check_number("sigma", self.sigma, "a positive standard deviation", above=0)
 
     def log_prob(self, x: Tensor, logits: Tensor) -> Tensor:
-        """Nats per image (N,), for x and logits (N, C, H, W)."""
         return _Normal(logits.sigmoid(), self.sigma, validate_args=False).log_prob(x).flatten(1).sum(1)
 
     def best_log_prob(self, x: Tensor) -> Tensor:
@@ -108,13 +114,12 @@ class Gaussian:
         return _at_the_mean(x, math.log(self.sigma))
 
 
-class LearnedGaussian(nn.Module):
+class LearnedGaussian(Likelihood, nn.Module):
     """N(sigmoid(logits), σ²) per pixel with one learned σ for all pixels (σ-VAE: Rybkin et al., 2021).
 
     It is trained on dequantised images, and measured on them: log p of 8-bit images is then bounded, see `dequantize`.
     """
 
-    per_pixel = 1
     dequantized = True
 
     def __init__(self) -> None:
@@ -125,11 +130,7 @@ class LearnedGaussian(nn.Module):
     def log_sigma(self) -> Tensor:
         return _FASTER * self.weight
 
-    def mean(self, logits: Tensor) -> Tensor:
-        return logits.sigmoid()
-
     def log_prob(self, x: Tensor, logits: Tensor) -> Tensor:
-        """Nats per image (N,), for x and logits (N, C, H, W)."""
         return _Normal(logits.sigmoid(), self.log_sigma.exp(), validate_args=False).log_prob(x).flatten(1).sum(1)
 
     def best_log_prob(self, x: Tensor) -> Tensor:
@@ -137,14 +138,12 @@ class LearnedGaussian(nn.Module):
         return _at_the_mean(x, self.log_sigma)
 
 
-class DiscretizedLogistic(nn.Module):
+class DiscretizedLogistic(Likelihood, nn.Module):
     """The probability that a logistic with location m = sigmoid(logits) gives to x's grey level (Kingma et al., 2016).
 
     With F the sigmoid and one learned scale s for all pixels, F((x + h − m)/s) − F((x − h − m)/s), h = 1/510; the tails
     belong to black and to white, so that the 256 levels' probabilities add up to 1. `mean` is the location m.
     """
-
-    per_pixel = 1
 
     def __init__(self) -> None:
         super().__init__()
@@ -154,11 +153,7 @@ class DiscretizedLogistic(nn.Module):
     def log_scale(self) -> Tensor:
         return _FASTER * self.weight
 
-    def mean(self, logits: Tensor) -> Tensor:
-        return logits.sigmoid()
-
     def log_prob(self, x: Tensor, logits: Tensor) -> Tensor:
-        """Nats per image (N,), for x and logits (N, C, H, W)."""
         return self._log_prob(x, logits.sigmoid())
 
     def best_log_prob(self, x: Tensor) -> Tensor:
@@ -174,21 +169,20 @@ class DiscretizedLogistic(nn.Module):
 
 
 @dataclass(frozen=True)
-class Categorical:
+class Categorical(Likelihood):
     """A probability of its own for each of a pixel's 256 grey levels: no level is known to be near another.
 
     The logits are (N, 256·C, H, W), those of a channel side by side. Images are rounded to 8 bits, so that there is no
     gradient in x: an attack that needs one raises NotDefined.
     """
 
-    per_pixel: ClassVar[int] = 256
+    per_pixel = 256
 
     def mean(self, logits: Tensor) -> Tensor:
         levels = torch.linspace(0, 1, 256, dtype=logits.dtype, device=logits.device)
         return torch.einsum("nclhw,l->nchw", logits.unflatten(1, (-1, 256)).softmax(2), levels)
 
     def log_prob(self, x: Tensor, logits: Tensor) -> Tensor:
-        """Nats per image (N,), for x (N, C, H, W) and logits (N, 256·C, H, W)."""
         self._check(x)
         levels = (255 * x).round().long()[:, :, None]
         return logits.unflatten(1, (-1, 256)).log_softmax(2).gather(2, levels).flatten(1).sum(1)
@@ -201,6 +195,23 @@ class Categorical:
     def _check(self, x: Tensor) -> None:
         if x.requires_grad:
             raise NotDefined("a categorical likelihood counts grey levels and has no gradient in x")
+
+
+LIKELIHOODS: dict[str, type[Likelihood]] = {
+    "bernoulli": Bernoulli,
+    "continuous_bernoulli": ContinuousBernoulli,
+    "gaussian": Gaussian,
+    "learned_gaussian": LearnedGaussian,
+    "discretized_logistic": DiscretizedLogistic,
+    "categorical": Categorical,
+}
+PLAIN = ("bernoulli", "continuous_bernoulli", "gaussian")  # one logit a pixel, no weights, images as they are
+
+
+def named_likelihood(name: str, choices: Iterable[str] = LIKELIHOODS) -> Likelihood:
+    """Build one of the `choices`. Raises ValueError for another name."""
+    check_choice("likelihood", name, choices)
+    return LIKELIHOODS[name]()
 
 
 def _at_the_mean(x: Tensor, log_sigma: Tensor | float) -> Tensor:

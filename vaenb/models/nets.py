@@ -5,133 +5,148 @@ side), in a last layer that is linear; a decoder maps `inputs` latents, by defau
 logits in the shape of the images, `per_pixel` for each pixel and channel. `width` multiplies all channels and units.
 """
 
+from collections.abc import Callable, Sequence
+from functools import partial
 from math import prod
 
 from torch import nn
 
+from vaenb.checks import check_choice, check_image_shape, check_number, check_whole
+
 Shape = tuple[int, int, int]
+Coders = tuple[nn.Sequential, nn.Sequential]  # encoder and decoder
 
 
-def conv(
+def coders(
+    net: str,
     image_shape: Shape,
     latent_dim: int,
     *,
-    widths: tuple[int, ...],
-    kernel: int = 3,
-    batchnorm: bool = False,
-    hidden: tuple[int, ...] = (),
     outputs: int = 2,
     inputs: int | None = None,
     per_pixel: int = 1,
     width: float = 1.0,
-) -> tuple[nn.Sequential, nn.Sequential]:
+) -> Coders:
+    """Build an encoder and a decoder of `NETS`. Raises ValueError for images that the net can't halve so often."""
+    check_choice("net", net, NETS)
+    check_whole("latent_dim", latent_dim)
+    check_number("width", width, "a positive factor of the net's channels", above=0)
+    check_image_shape(image_shape)
+    latent_dim, width = int(latent_dim), float(width)
+    colors, height, across = (int(n) for n in image_shape)
+    outputs, inputs = outputs * latent_dim, int(inputs or latent_dim)
+    return NETS[net]((colors, height, across), outputs=outputs, inputs=inputs, per_pixel=per_pixel, width=width)
+
+
+def conv(
+    image_shape: Shape,
+    *,
+    outputs: int,
+    inputs: int,
+    per_pixel: int,
+    width: float,
+    widths: Sequence[int],
+    hidden: Sequence[int] = (),
+    kernel: int = 3,
+    batchnorm: bool = False,
+) -> Coders:
     """Build convolutions of stride 2, dense layers of `hidden` units, and their mirror; LeakyReLU, BatchNorm.
 
     `kernel` is 3 or 4 pixels wide.
     """
-    channels, size, across = image_shape
-    widths, hidden = _scaled(width, *widths), _scaled(width, *hidden)
+    colors, size, across = image_shape
+    widths, hidden = _scaled(widths, width), _scaled(hidden, width)
     small = size // 2 ** len(widths)
     if size != across or size != small * 2 ** len(widths) or small == 0:
         raise ValueError(
             f"image_shape: square images, a multiple of {2 ** len(widths)} wide, expected; got {image_shape}"
         )
+    # Layers get their random weights in the order in which they are made: the convolutions of both nets first.
+    shrink: list[nn.Module] = []
+    channels = colors
+    for wider in widths:
+        shrink.append(nn.Conv2d(channels, wider, kernel, stride=2, padding=1))  # (N, wider, S/2, S/2)
+        shrink.extend(_activation(wider, batchnorm))
+        channels = wider
+    grow: list[nn.Module] = []
+    for narrower in reversed(widths[:-1]):
+        grow.append(_double(channels, narrower, kernel))  # (N, narrower, 2S, 2S)
+        grow.extend(_activation(narrower, batchnorm))
+        channels = narrower
+    grow.append(_double(channels, per_pixel * colors, kernel))
     features = widths[-1] * small**2
-    half, double = {"stride": 2, "padding": 1}, {"stride": 2, "padding": 1, "output_padding": 4 - kernel}
-    encoder = [
-        layer
-        for c_in, c_out in zip((channels, *widths), widths, strict=False)
-        for layer in _block(nn.Conv2d(c_in, c_out, kernel, **half), c_out, batchnorm)
-    ]
-    mirror = widths[::-1]
-    decoder = [
-        layer
-        for c_in, c_out in zip(mirror, mirror[1:], strict=False)
-        for layer in _block(nn.ConvTranspose2d(c_in, c_out, kernel, **double), c_out, batchnorm)
-    ]
-    last = nn.ConvTranspose2d(mirror[-1], per_pixel * channels, kernel, **double)
-    down, up = (features, *hidden), (inputs or latent_dim, *hidden[::-1])
-    return (
-        nn.Sequential(*encoder, nn.Flatten(), *_dense(*down), nn.Linear(down[-1], outputs * latent_dim)),
-        nn.Sequential(
-            *_dense(*up), nn.Linear(up[-1], features), nn.Unflatten(1, (mirror[0], small, small)), *decoder, last
-        ),
+    encoder = nn.Sequential(
+        *shrink,  # (N, widths[-1], small, small)
+        nn.Flatten(),
+        *_linear(features, *hidden, outputs),
     )
+    decoder = nn.Sequential(
+        *_linear(inputs, *reversed(hidden), features),
+        nn.Unflatten(1, (widths[-1], small, small)),
+        *grow,  # (N, per_pixel·C, S, S)
+    )
+    return encoder, decoder
 
 
-def conv001(image_shape: Shape, latent_dim: int, **ends: float | None) -> tuple[nn.Sequential, nn.Sequential]:
-    """Build document 001's net: 32, 64, 128, 64 channels, BatchNorm and LeakyReLU (kernel and stride our choice)."""
-    return conv(image_shape, latent_dim, widths=(32, 64, 128, 64), batchnorm=True, **ends)
-
-
-def conv002a(image_shape: Shape, latent_dim: int, **ends: float | None) -> tuple[nn.Sequential, nn.Sequential]:
-    """Build document 002a's net: 32, 64, 96, 128 channels, stride 2 (the activation is our choice)."""
-    return conv(image_shape, latent_dim, widths=(32, 64, 96, 128), **ends)
-
-
-def conv003(image_shape: Shape, latent_dim: int, **ends: float | None) -> tuple[nn.Sequential, nn.Sequential]:
-    """Build document 003's net for 64×64 images: 32, 32, 64, 64 channels, 512 units (kernel 3 is our choice)."""
-    return conv(image_shape, latent_dim, widths=(32, 32, 64, 64), hidden=(512,), **ends)
-
-
-def conv004(image_shape: Shape, latent_dim: int, **ends: float | None) -> tuple[nn.Sequential, nn.Sequential]:
-    """Build document 004's DCGAN-like net: kernel 4, channels 32, 64, 128 (64, … at width 2), BatchNorm, LeakyReLU."""
-    return conv(image_shape, latent_dim, widths=(32, 64, 128), kernel=4, batchnorm=True, **ends)
-
-
-def mlp(image_shape: Shape, latent_dim: int, **ends: float | None) -> tuple[nn.Sequential, nn.Sequential]:
-    """Build two hidden layers of 512 units on either side: the smallest net that draws a digit."""
-    return _mlp(image_shape, latent_dim, (512, 512), (512, 512), nn.LeakyReLU, nn.LeakyReLU, **ends)
-
-
-def mlp003(image_shape: Shape, latent_dim: int, **ends: float | None) -> tuple[nn.Sequential, nn.Sequential]:
-    """Build document 003's net for sprites: 1200 units, two layers in the encoder, three with tanh in the decoder."""
-    return _mlp(image_shape, latent_dim, (1200, 1200), (1200, 1200, 1200), nn.ReLU, nn.Tanh, **ends)
-
-
-def _mlp(
+def dense(
     image_shape: Shape,
-    latent_dim: int,
-    down: tuple[int, ...],
-    up: tuple[int, ...],
-    encoding: type[nn.Module],
-    decoding: type[nn.Module],
     *,
-    outputs: int = 2,
-    inputs: int | None = None,
-    per_pixel: int = 1,
-    width: float = 1.0,
-) -> tuple[nn.Sequential, nn.Sequential]:
-    channels, *sides = image_shape
-    logits = (per_pixel * channels, *sides)
-    down, up = _scaled(width, *down), _scaled(width, *up)
-    return (  # the encoder first: in the order in which layers are made they get their random weights
-        nn.Sequential(
-            nn.Flatten(),
-            *_dense(prod(image_shape), *down, activation=encoding),
-            nn.Linear(down[-1], outputs * latent_dim),
-        ),
-        nn.Sequential(
-            *_dense(inputs or latent_dim, *up, activation=decoding),
-            nn.Linear(up[-1], prod(logits)),
-            nn.Unflatten(1, logits),
-        ),
+    outputs: int,
+    inputs: int,
+    per_pixel: int,
+    width: float,
+    down: Sequence[int],
+    up: Sequence[int],
+    encoding: type[nn.Module] = nn.LeakyReLU,
+    decoding: type[nn.Module] = nn.LeakyReLU,
+) -> Coders:
+    """Build layers of `down` and of `up` units, with these activations."""
+    colors, *sides = image_shape
+    logits = (per_pixel * colors, *sides)
+    encoder = nn.Sequential(
+        nn.Flatten(),  # (N, C·H·W)
+        *_linear(prod(image_shape), *_scaled(down, width), outputs, activation=encoding),
     )
+    decoder = nn.Sequential(
+        *_linear(inputs, *_scaled(up, width), prod(logits), activation=decoding),
+        nn.Unflatten(1, logits),  # (N, per_pixel·C, H, W)
+    )
+    return encoder, decoder
 
 
-def _scaled(width: float, *counts: int) -> tuple[int, ...]:
-    if not 0 < width < float("inf"):
-        raise ValueError(f"width: a positive factor of the net's channels expected, got {width!r}")
-    return tuple(max(1, round(width * n)) for n in counts)
+NETS: dict[str, Callable[..., Coders]] = {
+    # document 001's, with BatchNorm and LeakyReLU (kernel and stride our choice)
+    "conv001": partial(conv, widths=(32, 64, 128, 64), batchnorm=True),
+    # document 002a's (the activation is our choice)
+    "conv002a": partial(conv, widths=(32, 64, 96, 128)),
+    # document 003's for 64×64 images (kernel 3 is our choice)
+    "conv003": partial(conv, widths=(32, 32, 64, 64), hidden=(512,)),
+    # document 004's, DCGAN-like (64, 128, 256 channels at width 2)
+    "conv004": partial(conv, widths=(32, 64, 128), kernel=4, batchnorm=True),
+    # the smallest net that draws a digit
+    "mlp": partial(dense, down=(512, 512), up=(512, 512)),
+    # document 003's for sprites
+    "mlp003": partial(dense, down=(1200,) * 2, up=(1200,) * 3, encoding=nn.ReLU, decoding=nn.Tanh),
+}
 
 
-def _block(convolution: nn.Module, channels: int, batchnorm: bool) -> list[nn.Module]:
-    return [convolution, *([nn.BatchNorm2d(channels)] if batchnorm else []), nn.LeakyReLU()]
+def _scaled(counts: Sequence[int], width: float) -> list[int]:
+    return [max(1, round(width * n)) for n in counts]
 
 
-def _dense(*widths: int, activation: type[nn.Module] = nn.LeakyReLU) -> list[nn.Module]:
-    return [
-        layer
-        for n_in, n_out in zip(widths, widths[1:], strict=False)
-        for layer in (nn.Linear(n_in, n_out), activation())
-    ]
+def _double(channels: int, narrower: int, kernel: int) -> nn.ConvTranspose2d:
+    """A convolution to twice the side."""
+    return nn.ConvTranspose2d(channels, narrower, kernel, stride=2, padding=1, output_padding=4 - kernel)
+
+
+def _activation(channels: int, batchnorm: bool) -> list[nn.Module]:
+    return [nn.BatchNorm2d(channels), nn.LeakyReLU()] if batchnorm else [nn.LeakyReLU()]
+
+
+def _linear(units: int, *widths: int, activation: type[nn.Module] = nn.LeakyReLU) -> list[nn.Module]:
+    """Linear layers from `units` through these widths, with activations between them."""
+    layers: list[nn.Module] = []
+    for wider in widths:
+        layers += [nn.Linear(units, wider), activation()]
+        units = wider
+    return layers[:-1]

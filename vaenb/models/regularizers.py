@@ -11,13 +11,15 @@ codes of the batch and p = N(0, I):
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from vaenb.checks import check_latents
+from vaenb.checks import check_choice, check_latents, check_number, check_whole
 from vaenb.contract import NotDefined, Posterior
 from vaenb.distributions import DiagonalGaussian, randn_like, standard_normal
 
@@ -27,40 +29,38 @@ _LAST = (-2.706056, 4.434685, -2.07119, -0.147981, 0.221157, 0.0)  # Royston's p
 _NEXT_TO_LAST = (-3.582633, 5.682633, -1.752461, -0.293762, 0.042981, 0.0)
 
 
-@dataclass(frozen=True)
-class KL:
-    """β·KL[q(z|x) ‖ N(0, I)], averaged over the batch (β = 1: Kingma and Welling 2014; β-VAE: Higgins et al. 2017)."""
+Penalty = tuple[Tensor, dict[str, Tensor]]  # in nats per image, a scalar; and the statistics
+Regularizer = Callable[[Posterior, Tensor, torch.Generator | None], Penalty]
 
+
+@dataclass(frozen=True)
+class _Weighted:
     beta: float = 1.0
 
     def __post_init__(self) -> None:
-        _check_weight(self.beta)
+        check_number("beta", self.beta, "a finite weight ≥ 0", least=0)
 
-    def __call__(
-        self, posterior: Posterior, z: Tensor, generator: torch.Generator | None = None
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+
+@dataclass(frozen=True)
+class KL(_Weighted):
+    """β·KL[q(z|x) ‖ N(0, I)], averaged over the batch (β = 1: Kingma and Welling 2014; β-VAE: Higgins et al. 2017)."""
+
+    def __call__(self, posterior: Posterior, z: Tensor, generator: torch.Generator | None = None) -> Penalty:
         kl = posterior.kl(standard_normal(z)).mean()
         return self.beta * kl, {"kl": kl}
 
 
 @dataclass(frozen=True)
-class MMD:
+class MMD(_Weighted):
     """β·MMD² between the batch's codes and as many draws from N(0, I) (Tolstikhin et al. 2018; document 001)."""
 
-    beta: float = 1.0
-
-    def __post_init__(self) -> None:
-        _check_weight(self.beta)
-
-    def __call__(
-        self, posterior: Posterior, z: Tensor, generator: torch.Generator | None = None
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def __call__(self, posterior: Posterior, z: Tensor, generator: torch.Generator | None = None) -> Penalty:
         distance = mmd(z, randn_like(z, generator))
         return self.beta * distance, {"mmd": distance}
 
 
 @dataclass(frozen=True)
-class ShapiroWilk:
+class ShapiroWilk(_Weighted):
     """β·mean(1 − W) over the latent dimensions and `projections` random directions (document 001's SWT).
 
     W ignores mean and scale: where the codes lie and how wide they spread stays free, so always report their spread.
@@ -68,17 +68,13 @@ class ShapiroWilk:
     batch, see that. Of Gaussian codes 1 − W is about .02 in a batch of 64, not 0.
     """
 
-    beta: float = 1.0
     projections: int = 0
 
     def __post_init__(self) -> None:
-        _check_weight(self.beta)
-        if not isinstance(self.projections, int) or self.projections < 0:
-            raise ValueError(f"projections: a whole number ≥ 0 expected, got {self.projections!r}")
+        super().__post_init__()
+        check_whole("projections", self.projections, least=0)
 
-    def __call__(
-        self, posterior: Posterior, z: Tensor, generator: torch.Generator | None = None
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def __call__(self, posterior: Posterior, z: Tensor, generator: torch.Generator | None = None) -> Penalty:
         views = z
         if self.projections:
             directions = randn_like(z.new_empty(z.shape[1], self.projections), generator)
@@ -100,22 +96,15 @@ class TotalCorrelation:
     estimator: str = "mss"
 
     def __post_init__(self) -> None:
-        _check_weight(self.beta)
-        if self.estimator not in ESTIMATORS[:3]:
-            raise ValueError(f"estimator: one of {', '.join(ESTIMATORS[:3])} expected, got {self.estimator!r}")
-        if not isinstance(self.size, int) or self.size < 2:
-            raise ValueError(f"size: the number of training images expected, got {self.size!r}")
+        check_number("beta", self.beta, "a finite weight ≥ 0", least=0)
+        check_choice("estimator", self.estimator, ESTIMATORS[:3])
+        check_whole("size", self.size, least=2)
 
-    def __call__(
-        self, posterior: Posterior, z: Tensor, generator: torch.Generator | None = None
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def __call__(self, posterior: Posterior, z: Tensor, generator: torch.Generator | None = None) -> Penalty:
         terms = decomposed_kl(posterior, z, size=self.size, estimator=self.estimator)
         information, tc, dimensions = (term.mean() for term in terms)
-        return information + self.beta * tc + dimensions, {
-            "mutual_information": information,
-            "tc": tc,
-            "dimension_kl": dimensions,
-        }
+        penalty = information + self.beta * tc + dimensions
+        return penalty, {"mutual_information": information, "tc": tc, "dimension_kl": dimensions}
 
 
 def mmd(a: Tensor, b: Tensor) -> Tensor:
@@ -128,15 +117,9 @@ def mmd(a: Tensor, b: Tensor) -> Tensor:
         check_latents(rows, name)
         if len(rows) < 2 or rows.shape[1] != a.shape[1]:
             raise ValueError(f"{name}: at least two rows of {a.shape[1]} numbers expected, got {tuple(rows.shape)}")
-
     centre = torch.cat([a, b]).mean(0).detach()  # it does not matter, but keeps the digits of distances far from 0
     a, b = a - centre, b - centre
-
-    def within(x: Tensor) -> Tensor:
-        kernel = _imq(x, x)
-        return (kernel.sum() - kernel.trace()) / (len(x) * (len(x) - 1))
-
-    return within(a) + within(b) - 2 * _imq(a, b).mean()
+    return _among(a) + _among(b) - 2 * _imq(a, b).mean()
 
 
 def shapiro_wilk(z: Tensor) -> Tensor:
@@ -149,20 +132,22 @@ def shapiro_wilk(z: Tensor) -> Tensor:
     if len(z) < 3:
         raise ValueError(f"z: W needs a batch of at least 3 codes, got {len(z)}")
     ordered = z.sort(dim=0).values
-    if (flat := ordered[-1] == ordered[0]).any():
+    extent = ordered[-1] - ordered[0]
+    flat = ordered[-1] == ordered[0]
+    if flat.any():
         raise ValueError(
             f"z: latent dimension(s) {flat.nonzero().flatten().tolist()[:5]} are constant over the batch, and W is not "
             "defined; the model does not use them: lower latent_dim, or the regulariser's weight"
         )
     weights = torch.tensor(_royston(len(z)), dtype=z.dtype, device=z.device)
     # (Σ a_i z_(i))² / Σ (z_i − z̄)²; the centre does not matter above, as Σ a_i = 0, but keeps the digits, and the
-    # range does not matter at all, but keeps the squares of tiny and huge codes from being 0 and inf
-    centred = (ordered - ordered.mean(0)) / (ordered[-1] - ordered[0]).detach()
+    # extent does not matter at all, but keeps the squares of tiny and huge codes from being 0 and inf
+    centred = (ordered - ordered.mean(0)) / extent.detach()
     return (weights @ centred) ** 2 / (centred**2).sum(0)
 
 
 def decomposed_kl(
-    posterior: DiagonalGaussian, z: Tensor, *, size: int | None = None, estimator: str = "mss", chunk: int = 64
+    posterior: Posterior, z: Tensor, *, size: int | None = None, estimator: str = "mss", chunk: int = 64
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Split log q(z|x) − log p(z) into log q(z|x)/q(z), log q(z)/Π_j q(z_j) and log Π_j q(z_j)/p(z_j): (M,) each.
 
@@ -185,52 +170,56 @@ def decomposed_kl(
     if not isinstance(posterior, DiagonalGaussian):
         raise NotDefined(f"the total correlation needs a Gaussian posterior, got a {type(posterior).__name__}")
     check_latents(z)
-    if not isinstance(chunk, int) or chunk < 1:
-        raise ValueError(f"chunk: a whole number ≥ 1 expected, got {chunk!r}")
+    check_whole("chunk", chunk)
     rows, dims = posterior.mean.shape
-    if z.shape[1] != dims:
-        raise ValueError(f"z: draws of {dims} numbers, as many as the posterior has, expected, got {tuple(z.shape)}")
+    drawn = len(z) <= rows if estimator == "exact" else len(z) == rows >= 2
+    if not drawn or z.shape[1] != dims:
+        raise ValueError(f"z: a draw of each of the posterior's rows, at least 2, {rows, dims}, got {tuple(z.shape)}")
     weights = _log_weights(rows, len(z), size, estimator).to(z)
     joint, each = [], []
-    for start in range(0, len(z), chunk):
-        squares = (z[start : start + chunk, None] - posterior.mean) ** 2 * (-posterior.logvar).exp()
+    for draws, w in zip(z.split(chunk), weights.split(chunk), strict=True):
+        squares = (draws[:, None] - posterior.mean) ** 2 * (-posterior.logvar).exp()
         pairs = -0.5 * (squares + posterior.logvar + math.log(2 * math.pi))  # (chunk, B, D)
-        w = weights[start : start + chunk]
         joint.append((pairs.sum(2) + w).logsumexp(1))
         each.append((pairs + w[..., None]).logsumexp(1).sum(1))
     log_q, log_product = torch.cat(joint), torch.cat(each)
-    log_conditional, log_prior = posterior[: len(z)].log_prob(z), standard_normal(z).log_prob(z)
+    log_conditional = posterior[: len(z)].log_prob(z)
+    log_prior = standard_normal(z).log_prob(z)
     return log_conditional - log_q, log_q - log_product, log_product - log_prior
 
 
 def _log_weights(rows: int, draws: int, size: int | None, estimator: str) -> Tensor:
     """The weight of every posterior in the estimate of q(z_i): (draws, rows), or (draws, 1) where all are equal."""
-    if estimator not in ESTIMATORS:
-        raise ValueError(f"estimator: one of {', '.join(ESTIMATORS)} expected, got {estimator!r}")
-    if draws > rows or (estimator != "exact" and (draws != rows or rows < 2)):
-        raise ValueError(
-            f"z: a draw of each of the posterior's rows, at least two, expected, got {draws} draws of {rows} rows"
-        )
+    check_choice("estimator", estimator, ESTIMATORS)
     if estimator == "exact":
         return torch.full((draws, 1), -math.log(rows))
     if not isinstance(size, int) or size < rows:
         raise ValueError(f"size: the number of training images, at least the batch's {rows}, expected, got {size!r}")
     if estimator == "mws":
         return torch.full((draws, 1), -math.log(size * rows))
-    others, i = rows - 1, torch.arange(rows)
+    others = rows - 1
+    own, one_other = 1 / size, (size - others) / (size * others)
     weights = torch.full((rows, rows), 1 / others)
     if estimator == "mss":
-        weights[i, i], weights[i, (i + 1) % rows] = 1 / size, (size - others) / (size * others)
+        i = torch.arange(rows)
+        weights[i, i], weights[i, (i + 1) % rows] = own, one_other
     else:
-        weights[:, 0], weights[:, 1] = 1 / size, (size - others) / (size * others)
-        weights[-2, 0] = weights[0, 1]
+        weights[:, 0], weights[:, 1] = own, one_other
+        weights[-2, 0] = one_other
     return weights.log()
+
+
+def _among(x: Tensor) -> Tensor:
+    """The kernel's mean over all pairs of different rows."""
+    kernel = _imq(x, x)
+    return (kernel.sum() - kernel.trace()) / (len(x) * (len(x) - 1))
 
 
 def _imq(a: Tensor, b: Tensor) -> Tensor:
     """The multi-scale kernel of all pairs, summed over the scales: (n, m)."""
     squares = (a**2).sum(1)[:, None] + (b**2).sum(1) - 2 * a @ b.T
-    scales = 2 * a.shape[1] * torch.tensor(_SCALES, dtype=a.dtype, device=a.device)[:, None, None]
+    scales = 2 * a.shape[1] * torch.tensor(_SCALES, dtype=a.dtype, device=a.device)
+    scales = scales[:, None, None]  # (S, 1, 1)
     return (scales / (scales + squares.clamp_min(0))).sum(0)
 
 
@@ -241,23 +230,12 @@ def _royston(n: int) -> tuple[float, ...]:
         return (-(0.5**0.5), 0.0, 0.5**0.5)
     m = torch.special.ndtri((torch.arange(1, n + 1, dtype=torch.float64) - 0.375) / (n + 0.25))
     square, u = (m**2).sum(), n**-0.5
-    corrected = [m[-1] / square.sqrt() + _polynomial(_LAST, u)]
+    corrected = [m[-1] / square.sqrt() + np.polyval(_LAST, u)]
     if n > 5:
-        corrected.append(m[-2] / square.sqrt() + _polynomial(_NEXT_TO_LAST, u))
+        corrected.append(m[-2] / square.sqrt() + np.polyval(_NEXT_TO_LAST, u))
     ends = torch.stack(corrected)
     k = len(ends)
-    a = m / ((square - 2 * (m[-k:] ** 2).sum()) / (1 - 2 * (ends**2).sum())).sqrt()
+    left = (square - 2 * (m[-k:] ** 2).sum()) / (1 - 2 * (ends**2).sum())
+    a = m / left.sqrt()
     a[-k:], a[:k] = ends.flip(0), -ends
     return tuple(a.tolist())
-
-
-def _polynomial(coefficients: tuple[float, ...], u: float) -> float:
-    value = 0.0
-    for c in coefficients:
-        value = value * u + c
-    return value
-
-
-def _check_weight(beta: float) -> None:
-    if not 0 <= beta < float("inf"):
-        raise ValueError(f"beta: a finite weight ≥ 0 expected, got {beta}")

@@ -14,17 +14,19 @@ where p goes down, so that a closed form of the KL, given a z^{i+1} that was its
 ELBO. A flat latent (N, L·d) holds z¹…z^L side by side, in their own units: p(z^i|z^{i+1}) is a learned Gaussian.
 """
 
-import math
 from dataclasses import dataclass
+from typing import Unpack, cast
 
 import torch
 from torch import Tensor, nn
 
+from vaenb.checks import check_choice, check_counts, check_input, check_number
 from vaenb.contract import NotDefined
 from vaenb.distributions import DiagonalGaussian, randn_like, standard_normal
-from vaenb.models.autoencoder import _LIKELIHOODS, _NETS, VAE, _named
-from vaenb.models.hierarchical import _bounded, _side_by_side
-from vaenb.models.nets import Shape
+from vaenb.models.autoencoder import VAE, Parts
+from vaenb.models.layered import OnPath, conditional, kl_by_layer, layer_columns, side_by_side
+from vaenb.models.likelihoods import PLAIN, named_likelihood
+from vaenb.models.nets import Shape, coders
 from vaenb.models.regularizers import TotalCorrelation
 
 _HIDDEN = 256  # units of the nets between layers
@@ -32,24 +34,12 @@ ORDERS = ("bottom_up", "top_down")
 
 
 @dataclass(frozen=True, eq=False)
-class LayeredPosterior:
-    """q(z¹…z^L|x): each layer is a diagonal Gaussian given the layer that was drawn before it, its path.
-
-    `mean` is the ancestral mean, each layer's mean given the mean before (noise fixed at 0), and `stddev` belongs to
-    the same path.
-    """
+class LayeredPosterior(OnPath):
+    """q(z¹…z^L|x): each layer is a diagonal Gaussian given the layer that was drawn before it, its path."""
 
     model: "Seatbelt"
     features: Tensor  # what the encoder sees in x, (N, F)
     path: DiagonalGaussian  # the layers' conditionals along the mean path, (N, L·d)
-
-    @property
-    def mean(self) -> Tensor:
-        return self.path.mean
-
-    @property
-    def stddev(self) -> Tensor:
-        return self.path.stddev
 
     @property
     def layer_slices(self) -> list[slice]:
@@ -59,11 +49,12 @@ class LayeredPosterior:
     def rsample(self, *, generator: torch.Generator | None = None, noise: Tensor | None = None) -> Tensor:
         """Draw each layer given the draw before it, differentiably: (N, L·d)."""
         noise = randn_like(self.mean, generator) if noise is None else noise
-        return self.model.draw(self.features, noise)[0]
+        z, _ = self.model.draw(self.features, noise)
+        return z
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Sum log q(z^i|·) over the layers, exact for any z (N, L·d), in nats: (N,)."""
-        self.model._check_latents(z)
+        check_input(self.model, z, "z", (self.model.latent_dim,))
         return self.model.conditionals(self.features, z).log_prob(z)
 
     def kl_layers(self, other: "LayeredPosterior") -> Tensor:
@@ -78,11 +69,7 @@ class LayeredPosterior:
         if other.model is not self.model:
             raise ValueError("other: a posterior of the same model expected, got one of another model")
         given = self.model.conditionals(other.features, self.mean)
-        return torch.stack([self.path[:, part].kl(given[:, part]) for part in self.layer_slices], dim=1)
-
-    def kl(self, other: "LayeredPosterior") -> Tensor:
-        """Sum `kl_layers` over the layers: (N,)."""
-        return self.kl_layers(other).sum(1)
+        return kl_by_layer(self.path, given, self.layer_slices)
 
     def __getitem__(self, index) -> "LayeredPosterior":
         return LayeredPosterior(self.model, self.features[index], self.path[index])
@@ -95,49 +82,55 @@ class Seatbelt(VAE):
     layers see of x. `decoder` reads all layers, or with `skip=False` z¹ alone. `order` is that of the draws.
     """
 
-    def __init__(self, encoder, decoder, *, layers: int, free_bits: float, skip: bool, order: str, **settings) -> None:
-        super().__init__(encoder, decoder, **settings)
+    encoder: nn.Sequential
+
+    def __init__(self, *, layers: int, free_bits: float, skip: bool, order: str, **parts: Unpack[Parts]) -> None:
+        super().__init__(**parts)
         width = self.latent_dim // layers
-        features = encoder[-1].in_features
-        self.layer_slices = [slice(i * width, (i + 1) * width) for i in range(layers)]
+        features = cast(nn.Linear, self.encoder[-1]).in_features
+        self.layer_slices = layer_columns([width] * layers)
         self.free_bits, self.skip, self.order = free_bits, skip, order
         self.posteriors = nn.ModuleList(_between(features + width, width) for _ in range(layers - 1))
         self.priors = nn.ModuleList(_between(width, width) for _ in range(layers - 1))
 
     def posterior(self, x: Tensor) -> LayeredPosterior:
         features = self._features(x)
-        path = self.draw(features, features.new_zeros(len(x), self.latent_dim))[1]
+        _, path = self.draw(features, features.new_zeros(len(x), self.latent_dim))
         return LayeredPosterior(self, features, path)
 
     def log_prior(self, z: Tensor) -> Tensor:
-        self._check_latents(z)
+        check_input(self, z, "z", (self.latent_dim,))
         return self.prior(z).log_prob(z)
 
     def logits(self, z: Tensor) -> Tensor:
-        self._check_latents(z)
+        check_input(self, z, "z", (self.latent_dim,))
         return self.decoder(z if self.skip else z[:, self.layer_slices[0]])
 
     def prior(self, z: Tensor) -> DiagonalGaussian:
         """p(z^i|z^{i+1}) of each layer given the one above in z, and p(z^L), side by side: (N, L·d)."""
-        above = [z[:, part] for part in self.layer_slices[1:]]
-        given = [_gaussian(net(code)) for net, code in zip(self.priors, above, strict=True)]
-        return _side_by_side([*given, standard_normal(z[:, self.layer_slices[-1]])])
+        given = []
+        for net, above in zip(self.priors, self.layer_slices[1:], strict=True):
+            given.append(conditional(net(z[:, above])))
+        top = standard_normal(z[:, self.layer_slices[-1]])
+        return side_by_side([*given, top])
 
     def conditionals(self, features: Tensor, z: Tensor) -> DiagonalGaussian:
         """q(z^i|·) of the image with these features, each layer given the one drawn before it in z: (N, L·d)."""
-        parts = self._drawn_first()
-        before = [z[:, part] for part in parts[:-1]]
-        given = [_gaussian(net(torch.cat([features, b], 1))) for net, b in zip(self.posteriors, before, strict=True)]
-        return self._in_place([self._first(features), *given])
+        given = [self._first(features)]
+        for net, before in zip(self.posteriors, self._in_turn(self.layer_slices)[:-1], strict=True):
+            given.append(conditional(net(torch.cat([features, z[:, before]], 1))))
+        return side_by_side(self._in_turn(given))
 
     def draw(self, features: Tensor, noise: Tensor) -> tuple[Tensor, DiagonalGaussian]:
         """Draw the layers one after the other with the given noise (N, L·d), 0 for the means; z, and each given q."""
-        given, z = [self._first(features)], []
-        for k, part in enumerate(self._drawn_first()):
-            if k:
-                given.append(_gaussian(self.posteriors[k - 1](torch.cat([features, z[-1]], 1))))
-            z.append(given[k].mean + given[k].stddev * noise[:, part])
-        return torch.cat(z if self.order == "bottom_up" else z[::-1], 1), self._in_place(given)
+        first, *later = self._in_turn(self.layer_slices)
+        given = [self._first(features)]
+        codes = [given[0].mean + given[0].stddev * noise[:, first]]
+        for net, part in zip(self.posteriors, later, strict=True):
+            q = conditional(net(torch.cat([features, codes[-1]], 1)))
+            codes.append(q.mean + q.stddev * noise[:, part])
+            given.append(q)
+        return torch.cat(self._in_turn(codes), 1), side_by_side(self._in_turn(given))
 
     def losses(self, x: Tensor, labels: Tensor, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """Compute the module's loss, in nats per image, and its parts; kl1…kl{L−1} are the middle terms.
@@ -150,24 +143,26 @@ class Seatbelt(VAE):
         z, given = self.draw(features, randn_like(x.new_empty(len(x), self.latent_dim), generator))
         nll = -self.log_likelihood(x, z).mean()
         *lower, top = self.layer_slices
-        ratio = (given.log_densities(z) - self.prior(z).log_densities(z)).mean(0)
         penalty, statistics = self.regularizer(given[:, top], z[:, top], generator)
-        middle = sum((ratio[part].clamp(min=self.free_bits) if self.free_bits else ratio[part]).sum() for part in lower)
-        kls = {f"kl{i}": ratio[part].sum() for i, part in enumerate(lower, start=1)}
+        ratio = (given.log_densities(z) - self.prior(z).log_densities(z)).mean(0)  # (L·d,)
+        middle, kls = torch.zeros_like(nll), {}
+        for i, part in enumerate(lower, start=1):
+            kls[f"kl{i}"] = ratio[part].sum()
+            cost = ratio[part].clamp(min=self.free_bits) if self.free_bits else ratio[part]
+            middle = middle + cost.sum()
         return {"loss": nll + middle + penalty, "nll": nll, **kls, **statistics}
 
     def _features(self, x: Tensor) -> Tensor:
-        self._check_images(x)
+        check_input(self, x, "x", self.image_shape)
         return self.encoder[:-1](x)
 
     def _first(self, features: Tensor) -> DiagonalGaussian:
-        return DiagonalGaussian(*self.encoder[-1](features).chunk(2, dim=1))
+        mean, logvar = self.encoder[-1](features).chunk(2, dim=1)
+        return DiagonalGaussian(mean, logvar)
 
-    def _drawn_first(self) -> list[slice]:
-        return self.layer_slices if self.order == "bottom_up" else self.layer_slices[::-1]
-
-    def _in_place(self, given: list[DiagonalGaussian]) -> DiagonalGaussian:
-        return _side_by_side(given if self.order == "bottom_up" else given[::-1])
+    def _in_turn(self, layers: list) -> list:
+        """The layers from z¹ up in the order of the draws, or those in the order of the draws from z¹ up."""
+        return layers if self.order == "bottom_up" else layers[::-1]
 
 
 def seatbelt(
@@ -190,33 +185,24 @@ def seatbelt(
     least (.125 in the document; to each latent of a layer is our reading). Two ablations: `skip=False` decodes z¹
     alone, and `order="top_down"` draws q(z^L|x)Π q(z^i|z^{i+1}, x). One layer is `vae(regularizer="tc")`.
     """
-    for name, value in {"latent_dim": latent_dim, "layers": layers}.items():
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name}: a whole number ≥ 1 expected, got {value!r}")
-    if not 0 <= free_bits < math.inf:
-        raise ValueError(f"free_bits: a finite number of nats ≥ 0 expected, got {free_bits}")
-    if order not in ORDERS:
-        raise ValueError(f"order: one of {', '.join(ORDERS)} expected, got {order!r}")
+    check_counts(latent_dim=latent_dim, layers=layers)
+    check_number("free_bits", free_bits, "a finite number of nats ≥ 0", least=0)
+    check_choice("order", order, ORDERS)
     inputs = latent_dim * (layers if skip else 1)
-    encoder, decoder = _named(_NETS, "net", net)(image_shape, latent_dim, inputs=inputs)
+    encoder, decoder = coders(net, image_shape, latent_dim, inputs=inputs)
     return Seatbelt(
-        encoder,
-        decoder,
+        encoder=encoder,
+        decoder=decoder,
         layers=layers,
         free_bits=free_bits,
         skip=skip,
         order=order,
         image_shape=image_shape,
         latent_dim=layers * latent_dim,
-        likelihood=_named(_LIKELIHOODS, "likelihood", likelihood)(),
+        likelihood=named_likelihood(likelihood, PLAIN),
         regularizer=TotalCorrelation(size, beta),
     )
 
 
 def _between(inputs: int, width: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(inputs, _HIDDEN), nn.LeakyReLU(), nn.Linear(_HIDDEN, 2 * width))
-
-
-def _gaussian(outputs: Tensor) -> DiagonalGaussian:
-    mean, logvar = outputs.chunk(2, 1)
-    return DiagonalGaussian(mean, _bounded(logvar))

@@ -7,18 +7,31 @@ told the time.
 """
 
 import math
+from collections.abc import Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vaenb.checks import check_counts, check_image_shape
+from vaenb.models.nets import Shape
+
+Levels = Sequence[Sequence[nn.Module]]  # of blocks, from the image's size down, or up to it
+
 
 class UNet(nn.Module):
     """Map images (N, C, S, S) and times (N,) in [0, 1] to tensors in the shape of the images; zeros before training."""
 
-    def __init__(self, image_shape: tuple[int, int, int], *, channels: int, blocks: int) -> None:
+    def __init__(self, image_shape: Shape, *, channels: int, blocks: int) -> None:
         super().__init__()
-        colors, side = _check(image_shape, channels, blocks)
+        check_image_shape(image_shape, least=4)
+        check_counts(channels=channels, blocks=blocks)
+        if image_shape[1] != image_shape[2]:
+            raise ValueError(f"image_shape: square images expected, got {image_shape!r}")
+        if channels % 8:
+            raise ValueError(f"channels: a positive multiple of 8 expected, got {channels!r}")
+        colors, side, _ = image_shape
         sides = [side]
         while sides[-1] % 2 == 0 and sides[-1] > 4:
             sides.append(sides[-1] // 2)
@@ -26,37 +39,41 @@ class UNet(nn.Module):
         self.channels = channels
         self.time = nn.Sequential(nn.Linear(channels, 4 * channels), nn.SiLU(), nn.Linear(4 * channels, 4 * channels))
         self.enter = nn.Conv2d(colors, channels, 3, padding=1)
-        self.down, self.shrink, self.up = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
+        down, shrink, up = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         width = channels
         for goal, side in zip(widths, sides, strict=True):
-            self.shrink.append(nn.Identity() if side == sides[0] else nn.Conv2d(width, width, 3, stride=2, padding=1))
-            chain = [width] + [goal] * blocks
-            self.down.append(_blocks(chain[:-1], goal, 4 * channels, side))
-            width = goal
+            shrink.append(nn.Identity() if side == sides[0] else nn.Conv2d(width, width, 3, stride=2, padding=1))
+            level = nn.ModuleList()
+            for _ in range(blocks):
+                level.append(_Residual(width, goal, 4 * channels, attention=side <= 8))
+                width = goal
+            down.append(level)
+        self.down, self.shrink, self.up = cast(Levels, down), shrink, cast(Levels, up)
         self.middle = _Residual(width, width, 4 * channels, attention=True)
         for goal, side in zip(widths[::-1], sides[::-1], strict=True):
-            chain = [width] + [goal] * blocks
-            self.up.append(_blocks([n + goal for n in chain[:-1]], goal, 4 * channels, side))  # beside the way down
-            width = goal
+            level = nn.ModuleList()
+            for _ in range(blocks):  # each beside its mirror image's output
+                level.append(_Residual(width + goal, goal, 4 * channels, attention=side <= 8))
+                width = goal
+            up.append(level)
         self.leave = nn.Sequential(_norm(width), nn.SiLU(), _zero(nn.Conv2d(width, colors, 3, padding=1)))
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        time, seen = self.time(_waves(t, self.channels).to(x.dtype)), []
-        x = self.enter(x)
+        time = self.time(_waves(t, self.channels).to(x.dtype))  # (N, 4·channels)
+        x = self.enter(x)  # (N, channels, S, S)
+        seen = []
         for shrink, level in zip(self.shrink, self.down, strict=True):
             x = shrink(x)
             for block in level:
-                seen.append(x := block(x, time))
+                x = block(x, time)
+                seen.append(x)
         x = self.middle(x, time)
         for level in self.up:
-            x = x if x.shape[2:] == seen[-1].shape[2:] else F.interpolate(x, scale_factor=2.0)
+            if x.shape[2:] != seen[-1].shape[2:]:
+                x = F.interpolate(x, scale_factor=2.0)
             for block in level:
                 x = block(torch.cat([x, seen.pop()], 1), time)
-        return self.leave(x)
-
-
-def _blocks(widths: list[int], goal: int, time: int, side: int) -> nn.ModuleList:
-    return nn.ModuleList([_Residual(width, goal, time, attention=side <= 8) for width in widths])
+        return self.leave(x)  # (N, C, S, S)
 
 
 class _Residual(nn.Module):
@@ -80,10 +97,13 @@ class _Residual(nn.Module):
 class _Attention(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.norm, self.qkv, self.out = _norm(width), nn.Conv2d(width, 3 * width, 1), _zero(nn.Conv2d(width, width, 1))
+        self.norm = _norm(width)
+        self.qkv = nn.Conv2d(width, 3 * width, 1)
+        self.out = _zero(nn.Conv2d(width, width, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = self.qkv(self.norm(x)).flatten(2).transpose(1, 2).chunk(3, -1)  # (N, pixels, width)
+        pixels = self.qkv(self.norm(x)).flatten(2).transpose(1, 2)  # (N, S², 3·width)
+        q, k, v = pixels.chunk(3, -1)
         seen = F.scaled_dot_product_attention(q, k, v)
         return x + self.out(seen.transpose(1, 2).unflatten(2, x.shape[2:]))
 
@@ -94,8 +114,8 @@ def _norm(width: int) -> nn.GroupNorm:
 
 def _zero(layer: nn.Conv2d) -> nn.Conv2d:
     """Begin at zero: each residual block starts as its shortcut, and the network as a constant (Ho et al., 2020)."""
-    nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)
+    for weights in layer.parameters():
+        nn.init.zeros_(weights)
     return layer
 
 
@@ -104,16 +124,3 @@ def _waves(t: Tensor, count: int) -> Tensor:
     frequencies = torch.exp(-math.log(1e4) * torch.arange(count // 2, device=t.device) / (count // 2))
     angles = 1000 * t[:, None].float() * frequencies
     return torch.cat([angles.sin(), angles.cos()], 1)
-
-
-def _check(image_shape: tuple[int, int, int], channels: int, blocks: int) -> tuple[int, int]:
-    if len(image_shape) != 3 or not all(isinstance(n, int) and n > 0 for n in image_shape):
-        raise ValueError(f"image_shape: three whole numbers (C, S, S) expected, got {image_shape!r}")
-    colors, side, across = image_shape
-    if side != across or side < 4:
-        raise ValueError(f"image_shape: square images of at least 4 pixels a side expected, got {image_shape!r}")
-    if not isinstance(channels, int) or channels < 8 or channels % 8:
-        raise ValueError(f"channels: a positive multiple of 8 expected, got {channels!r}")
-    if not isinstance(blocks, int) or blocks < 1:
-        raise ValueError(f"blocks: a whole number ≥ 1 expected, got {blocks!r}")
-    return colors, side

@@ -1,10 +1,14 @@
-"""Plotly figures, one function a figure, in one style; and saving them with a picture and their numbers beside."""
+"""Plotly figures, one function a figure, in one style; and saving them with a picture and their numbers beside.
 
+It costs no more than plotly and torch: types of other rooms are imported for type checkers only.
+"""
+
+from vaenb.plots import tables
 from vaenb.plots.charts import bars, binned, histograms, intervals, latent_map, lines, reliability, scatter
 from vaenb.plots.curves import chain_path, dd_curves
 from vaenb.plots.ledger import claim_slider, margins, verdicts
 from vaenb.plots.pictures import attack_slider, image_slider, images
-from vaenb.plots.saving import chrome, numbers, save
+from vaenb.plots.saving import chrome, save
 from vaenb.plots.style import COLORS, TEMPLATE, tile
 
 __all__ = [
@@ -24,10 +28,10 @@ __all__ = [
     "latent_map",
     "lines",
     "margins",
-    "numbers",
     "reliability",
     "save",
     "scatter",
+    "tables",
     "tile",
     "verdicts",
 ]

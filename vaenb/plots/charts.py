@@ -1,6 +1,8 @@
 """Charts of numbers: points, bars, lines, estimates with intervals, distributions."""
 
+from collections.abc import Callable, Iterable
 from itertools import cycle
+from typing import TYPE_CHECKING
 
 import numpy as np
 import plotly.graph_objects as go
@@ -8,33 +10,37 @@ import torch
 from plotly.subplots import make_subplots
 from torch import Tensor
 
-from vaenb.metrics.calibration import Binned, Reliability
-from vaenb.plots.style import COLORS, TEMPLATE, plain, six
-from vaenb.stats import Estimate
+from vaenb.plots.style import COLORS, GUIDE, framed, marked, plain, six
+from vaenb.plots.tables import mean_and_error
+
+if TYPE_CHECKING:
+    from vaenb.metrics.calibration import Binned, Reliability
+    from vaenb.stats import Estimate
+
+_LINE_SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "cross", "star")
+_BIN_SYMBOLS = ("circle", "square", "x")
 
 
 def latent_map(points: Tensor, labels: Tensor, *, title: str = "", axes: tuple[str, str] = ("z₁", "z₂")) -> go.Figure:
     """Scatter points (N, 2), each drawn as its label, so that ten classes need no ten colours."""
     fig = go.Figure()
-    for number, label in enumerate(sorted(set(labels.tolist()))):
+    for number, label in enumerate(labels.unique().tolist()):
         x, y = plain(points[labels == label].T)
         font = {"color": COLORS[number % len(COLORS)], "size": 13}
-        fig.add_scatter(
-            x=x, y=y, mode="text", text=[str(label)] * len(x), textfont=font, name=str(label), showlegend=False
-        )
-    fig.update_layout(title=title, xaxis_title=axes[0], yaxis_title=axes[1], width=640, height=560, template=TEMPLATE)
-    return fig
+        text = [str(label)] * len(x)
+        fig.add_scatter(x=x, y=y, mode="text", text=text, textfont=font, name=str(label))
+    fig.update_traces(showlegend=False)
+    return framed(fig, 640, 560, title=title, xaxis_title=axes[0], yaxis_title=axes[1])
 
 
 def scatter(groups: dict[str, Tensor], *, title: str = "", x: str = "", y: str = "", size: int = 8) -> go.Figure:
     """Mark groups of points (n, 2), each in a colour and with a symbol of its own."""
     fig = go.Figure()
-    symbols = cycle(("circle", "x", "square", "diamond", "triangle-up", "star"))  # not as many as colours
-    for (name, points), color, symbol in zip(groups.items(), cycle(COLORS), symbols):  # noqa: B905
-        a, b = plain(points.T)
-        marker = {"symbol": symbol, "size": size, "color": color}
-        fig.add_scatter(x=a, y=b, mode="markers", name=name, marker=marker)
-    return fig.update_layout(title=title, xaxis_title=x, yaxis_title=y, width=760, height=520, template=TEMPLATE)
+    for name, points, marker in marked(groups):
+        across, up = plain(points.T)
+        marker["size"] = size
+        fig.add_scatter(x=across, y=up, mode="markers", name=name, marker=marker)
+    return framed(fig, 760, 520, title=title, xaxis_title=x, yaxis_title=y)
 
 
 def bars(
@@ -44,14 +50,15 @@ def bars(
 
     A name in `hatched` takes the colour of the series before it: the same thing, from another source.
     """
-    fig, color, palette = go.Figure(), COLORS[0], cycle(COLORS)
+    fig = go.Figure()
+    color, palette = COLORS[0], cycle(COLORS)
     for name, numbers in values.items():
-        color = color if name in hatched else next(palette)
-        marker = {"color": color, "pattern": {"shape": "/" if name in hatched else ""}}
-        fig.add_bar(x=list(range(1, len(numbers) + 1)), y=plain(numbers), name=name, marker=marker)
-    return fig.update_layout(
-        title=title, xaxis={"title": x, "dtick": 1}, yaxis_title=y, width=760, height=380, template=TEMPLATE
-    )
+        if name not in hatched:
+            color = next(palette)
+        marker = {"color": color, "pattern_shape": "/" if name in hatched else ""}
+        places = list(range(1, len(numbers) + 1))
+        fig.add_bar(x=places, y=plain(numbers), name=name, marker=marker)
+    return framed(fig, 760, 380, title=title, xaxis={"title": x, "dtick": 1}, yaxis_title=y)
 
 
 def lines(
@@ -69,115 +76,138 @@ def lines(
     stand a little beside each other, so that the bars can be told apart.
     """
     fig = go.Figure()
-    color, markers = COLORS[0], cycle(("circle", "square", "diamond", "triangle-up", "x", "cross", "star"))
-    first, last = min(p.min() for p, _ in series.values()), max(p.max() for p, _ in series.values())
-    palette, span, ratio = cycle(COLORS), last - first, last / first
+    color, palette, symbols = COLORS[0], cycle(COLORS), cycle(_LINE_SYMBOLS)
+    first = min(places.min() for places, _ in series.values())
+    last = max(places.max() for places, _ in series.values())
     for number, (name, (places, values)) in enumerate(series.items()):
-        color = color if name in dashed else next(palette)
-        style = {"line": {"color": color, "dash": "dash" if name in dashed else "solid"}, "mode": "lines+markers"}
-        if values.ndim == 2 and values.shape[1] == 1:  # one image or training has no spread
-            values = values[:, 0]
-        if values.ndim == 2:
-            error = 2 * values.std(1) / values.shape[1] ** 0.5
-            style["error_y"] = {"array": plain(error), "thickness": 1}
+        if name not in dashed:
+            color = next(palette)
+        line = {"color": color, "dash": "dash" if name in dashed else "solid"}
+        mean, error = mean_and_error(values)
+        bar = {}
+        if error is not None:
+            bar["error_y"] = {"array": plain(2 * error), "thickness": 1}
             shift = 0.012 * (number - (len(series) - 1) / 2)
-            style["meta"] = {"x": plain(places)}  # where the points belong, for whoever reads the numbers
-            places, values = places * ratio**shift if log_x else places + shift * span, values.mean(1)
-        fig.add_scatter(x=plain(places), y=plain(values), name=name, marker_symbol=next(markers), **style)
-    fig.update_layout(title=title, xaxis_title=x, yaxis_title=y, width=820, height=440, template=TEMPLATE)
+            places = places * (last / first) ** shift if log_x else places + shift * (last - first)
+        symbol = next(symbols)
+        fig.add_scatter(x=plain(places), y=plain(mean), name=name, line=line, marker_symbol=symbol, **bar)
+    fig.update_traces(mode="lines+markers")
     if log_x:
-        ticks = torch.cat([p for p, _ in series.values()]).unique()
-        if len(ticks) > 9:
-            powers, steps = 10.0 ** torch.arange(-9, 10), torch.tensor([1.0] if ratio > 300 else [1.0, 2.0, 5.0])
-            ticks = torch.outer(powers, steps).flatten()
-            ticks = ticks[(ticks >= first) & (ticks <= last)]
+        ticks = torch.cat([places for places, _ in series.values()]).unique()
+        ticks = ticks if len(ticks) <= 9 else _round_numbers(first, last)
         fig.update_xaxes(type="log", tickvals=plain(ticks), exponentformat="power")
-    return fig
+    return framed(fig, 820, 440, title=title, xaxis_title=x, yaxis_title=y)
+
+
+def _round_numbers(first: Tensor, last: Tensor) -> Tensor:
+    """The powers of ten between two numbers, and where these are few, twice and five times them."""
+    powers = 10.0 ** torch.arange(-9, 10)
+    steps = torch.tensor([1.0] if last / first > 300 else [1.0, 2.0, 5.0])
+    ticks = torch.outer(powers, steps).flatten()
+    return ticks[(ticks >= first) & (ticks <= last)]
 
 
 def intervals(
-    values: dict[str, dict[str, Estimate]], *, title: str = "", x: str = "", mark: float | None = None
+    values: "dict[str, dict[str, Estimate]]", *, title: str = "", x: str = "", mark: float | None = None
 ) -> go.Figure:
     """Compare estimates with their intervals: a row for each inner name, a colour and a symbol for each outer one.
 
     A dashed line stands at `mark`.
     """
     fig = go.Figure()
-    rows = list(dict.fromkeys(name for group in values.values() for name in group))
-    symbols = cycle(("circle", "x", "square", "diamond", "triangle-up", "star"))
-    for number, ((name, group), color, symbol) in enumerate(zip(values.items(), cycle(COLORS), symbols)):  # noqa: B905
+    rows = list(dict.fromkeys(row for group in values.values() for row in group))
+    for number, (name, group, marker) in enumerate(marked(values)):
         shift = 0.12 * (number - (len(values) - 1) / 2)
-        found = [(rows.index(row) + shift, e) for row, e in group.items()]
-        effect, low, high = (np.array([getattr(e, part) for _, e in found]) for part in ("effect", "low", "high"))
-        ends = {"array": six(np.maximum(high - effect, 0)), "arrayminus": six(np.maximum(effect - low, 0))}
-        bar = {**ends, "symmetric": False, "thickness": 1.5, "width": 0}
-        marker = {"color": color, "symbol": symbol, "size": 9}
-        fig.add_scatter(
-            x=six(effect), y=six([y for y, _ in found]), error_x=bar, mode="markers", name=name, marker=marker
-        )
+        places = six(rows.index(row) + shift for row in group)
+        fig.add_scatter(name=name, **dots(group.values(), places, marker, thickness=1.5))
     if mark is not None:
-        fig.add_vline(mark, line={"dash": "dash", "color": "#888888", "width": 1})
+        fig.add_vline(mark, line=GUIDE)
     fig.update_yaxes(tickvals=list(range(len(rows))), ticktext=rows, autorange="reversed")
     height = 150 + max(34, 14 * len(values)) * len(rows)
     left = max(190, 9 * max(map(len, rows), default=0))
-    size = {"width": 670 + left, "height": height, "margin": {"l": left}}
     # The legend also of a single group: its name stands nowhere else.
-    return fig.update_layout(title=title, xaxis_title=x, showlegend=True, **size, template=TEMPLATE)
+    return framed(fig, 670 + left, height, title=title, xaxis_title=x, showlegend=True, margin={"l": left})
 
 
-def binned(
-    groups: dict[str, Binned], *, title: str = "", x: str = "confidence (largest probability)", y: str = ""
-) -> go.Figure:
+def dots(estimates: "Iterable[Estimate]", places: list, marker: dict, rounded: Callable = six, **bar) -> dict:
+    """Plotly's scatter of estimates with their intervals; an effect outside its interval has one arm."""
+    effects, up, down = [], [], []
+    for e in estimates:
+        effects.append(e.effect)
+        up.append(max(e.high - e.effect, 0))
+        down.append(max(e.effect - e.low, 0))
+    arms = {"array": rounded(up), "arrayminus": rounded(down), "symmetric": False}
+    look = {"mode": "markers", "marker": marker | {"size": 9}}
+    bars = arms | bar | {"width": 0}
+    return {"x": rounded(effects), "y": places, "error_x": bars, **look}
+
+
+def binned(groups: "dict[str, Binned]", *, title: str = "", y: str = "") -> go.Figure:
     """Draw means over bins of the confidence with bars of ±2 standard errors and, below, the share of the images.
 
     Bins of fewer than five images are drawn hollow and without a bar: what it would say is not known.
     """
-    fig = make_subplots(2, 1, shared_xaxes=True, row_heights=[0.65, 0.35], vertical_spacing=0.06)
-    for (name, group), color, symbol in zip(groups.items(), cycle(COLORS), cycle(("circle", "square", "x"))):  # noqa: B905
-        full, few, style = group.count > 0, group.count < 5, {"legendgroup": name, "name": name}
-        places, share = six((group.edges[1:] + group.edges[:-1]) / 2), group.count / group.count.sum()
-        means = [v if some else None for v, some in zip(six(group.mean), full, strict=True)]  # None is a gap
-        error = {"array": six((2 * group.error).nan_to_num().masked_fill(few, 0)), "thickness": 1}
-        marker = {"symbol": [f"{symbol}-open" if f else symbol for f in few], "size": 8}
-        drawn = style | {"error_y": error, "line": {"color": color}, "marker": marker, "mode": "lines+markers"}
-        fig.add_scatter(x=places, y=means, **drawn, row=1, col=1)
-        bar = {"x": [p for p, some in zip(places, full, strict=True) if some], "y": six(share[full])}
-        fig.add_bar(**bar, marker_color=color, showlegend=False, **style, row=2, col=1)
+    fig = _two_panels(0.65, 0.35)
+    for name, group, marker in marked(groups, _BIN_SYMBOLS):
+        few = group.count < 5
+        error = (2 * group.error).nan_to_num().masked_fill(few, 0)
+        means: list[float | None] = [*six(group.mean)]
+        symbols = [marker["symbol"]] * len(means)
+        for b, count in enumerate(group.count):
+            if count < 5:
+                symbols[b] += "-open"
+            if count == 0:
+                means[b] = None  # a gap
+        places = six((group.edges[1:] + group.edges[:-1]) / 2)
+        line = {"x": places, "y": means, "marker_symbol": symbols, "mode": "lines+markers"}
+        shares = six(group.count / group.count.sum())
+        _line_and_bars(fig, name, marker["color"], group, shares, {"array": six(error)}, **line)
     fig.update_yaxes(title=y, row=1, col=1)
-    fig.update_yaxes(title="share of images", type="log", dtick=1, exponentformat="power", row=2, col=1)
-    fig.update_xaxes(title=x, row=2, col=1)
-    return fig.update_layout(title=title, width=820, height=520, template=TEMPLATE)
+    fig.update_yaxes(title="share of images", dtick=1, exponentformat="power", row=2, col=1)
+    return framed(fig, 820, 520, title=title)
 
 
-def reliability(diagrams: dict[str, Reliability], *, title: str = "") -> go.Figure:
+def _two_panels(above: float, below: float) -> go.Figure:
+    heights = [above, below]
+    fig = make_subplots(2, 1, shared_xaxes=True, row_heights=heights, vertical_spacing=0.06)
+    fig.update_yaxes(type="log", row=2, col=1)
+    fig.update_xaxes(title="confidence (largest probability)", row=2, col=1)
+    return fig
+
+
+def _line_and_bars(
+    fig: go.Figure, name: str, color: str, group: "Binned | Reliability", counts: list, bars: dict, **line
+) -> None:
+    """Draw a group's line with its error bars and, below, how many images are in each bin that is not empty."""
+    named = {"name": name, "legendgroup": name}
+    line |= {"line_color": color, "marker_size": 8, "error_y": bars | {"thickness": 1}}
+    fig.add_scatter(**line, **named, row=1, col=1)
+    full = group.count > 0
+    places = six((group.edges[1:] + group.edges[:-1])[full] / 2)
+    heights = np.array(counts)[full].tolist()
+    fig.add_bar(x=places, y=heights, marker_color=color, showlegend=False, **named, row=2, col=1)
+
+
+def reliability(diagrams: "dict[str, Reliability]", *, title: str = "") -> go.Figure:
     """Draw reliability diagrams: accuracy over confidence with 95 % intervals and, below, the images in each bin.
 
     On the dashed diagonal confidence is right; below it, too high.
     """
-    fig = make_subplots(2, 1, shared_xaxes=True, row_heights=[0.72, 0.28], vertical_spacing=0.06)
-    dashed = {"dash": "dash", "color": "#888888"}
-    fig.add_scatter(x=[0, 1], y=[0, 1], mode="lines", line=dashed, name="calibrated", row=1, col=1)
-    for (name, d), color, symbol in zip(diagrams.items(), cycle(COLORS), cycle(("circle", "square", "x"))):  # noqa: B905
-        full, style = d.count > 0, {"legendgroup": name, "name": name}
-        up, down = (d.high - d.accuracy)[full].clamp_min(0), (d.accuracy - d.low)[full].clamp_min(0)
-        error = {"array": six(up), "arrayminus": six(down), "symmetric": False, "thickness": 1}
-        fig.add_scatter(
-            x=six(d.confidence[full]),
-            y=six(d.accuracy[full]),
-            error_y=error,
-            line={"color": color},
-            marker={"symbol": symbol, "size": 8},
-            **style,
-            row=1,
-            col=1,
-        )
-        middle = (d.edges[1:] + d.edges[:-1]) / 2
-        counts = {"x": six(middle[full]), "y": d.count[full].tolist()}
-        fig.add_bar(**counts, marker_color=color, showlegend=False, **style, row=2, col=1)
+    fig = _two_panels(0.72, 0.28)
+    fig.add_scatter(x=[0, 1], y=[0, 1], mode="lines", name="calibrated", row=1, col=1)
+    fig.update_traces(line_dash=GUIDE["dash"], line_color=GUIDE["color"])
+    for name, d, marker in marked(diagrams, _BIN_SYMBOLS):
+        full = d.count > 0
+        up = (d.high - d.accuracy)[full].clamp_min(0)
+        down = (d.accuracy - d.low)[full].clamp_min(0)
+        bars = {"array": six(up), "arrayminus": six(down), "symmetric": False}
+        line = {"x": six(d.confidence[full]), "y": six(d.accuracy[full])}
+        symbol = marker["symbol"]
+        _line_and_bars(fig, name, marker["color"], d, d.count.tolist(), bars, marker_symbol=symbol, **line)
     fig.update_yaxes(title="accuracy", range=[-0.03, 1.03], row=1, col=1)
-    fig.update_yaxes(title="images", type="log", row=2, col=1)
-    fig.update_xaxes(title="confidence (largest probability)", range=[0, 1.02], row=2, col=1)
-    return fig.update_layout(title=title, width=620, height=600, template=TEMPLATE)
+    fig.update_yaxes(title="images", row=2, col=1)
+    fig.update_xaxes(range=[0, 1.02], row=2, col=1)
+    return framed(fig, 620, 600, title=title)
 
 
 def histograms(groups: dict[str, Tensor], *, title: str = "", x: str = "", bins: int = 40) -> go.Figure:
@@ -186,14 +216,19 @@ def histograms(groups: dict[str, Tensor], *, title: str = "", x: str = "", bins:
     Bins end where the longest of the groups' tails has 1 % left; what lies beyond is in the last one.
     """
     fig = go.Figure()
-    groups = {name: values.detach().double().cpu().numpy() for name, values in groups.items()}
-    low, high = min(v.min() for v in groups.values()), max(np.quantile(v, 0.99) for v in groups.values())
+    arrays, lows, highs = {}, [], []
+    for name, group in groups.items():
+        values = group.detach().double().cpu().numpy()
+        arrays[name] = values
+        lows.append(values.min())
+        highs.append(np.quantile(values, 0.99))
+    low, high = min(lows), max(highs)
     edges = np.linspace(low, high if high > low else low + 1, bins + 1)
     dashes = cycle(("solid", "dash", "dot", "dashdot"))
-    for (name, values), color, dash in zip(groups.items(), cycle(COLORS), dashes):  # noqa: B905
-        share = np.histogram(values.clip(edges[0], edges[-1]), edges)[0] / len(values) / np.diff(edges)
-        line = {"shape": "hv", "color": color, "dash": dash, "width": 2}
-        fig.add_scatter(x=six(edges), y=six([*share, 0]), mode="lines", line=line, name=name)
-    return fig.update_layout(
-        title=title, xaxis_title=x, yaxis_title="density", width=760, height=380, template=TEMPLATE
-    )
+    for name, values, marker in marked(arrays):
+        clipped = values.clip(edges[0], edges[-1])
+        counts, _ = np.histogram(clipped, edges)
+        density = counts / len(values) / np.diff(edges)
+        line = {"shape": "hv", "color": marker["color"], "dash": next(dashes), "width": 2}
+        fig.add_scatter(x=six(edges), y=six([*density, 0]), mode="lines", line=line, name=name)
+    return framed(fig, 760, 380, title=title, xaxis_title=x, yaxis_title="density")

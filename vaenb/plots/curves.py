@@ -1,19 +1,24 @@
 """Distortion over attack radius, and a chain's path."""
 
 from itertools import cycle
+from typing import TYPE_CHECKING
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 from torch import Tensor
 
-from vaenb.metrics.distortion import DDCurve
-from vaenb.metrics.slices import Slice
-from vaenb.plots.style import COLORS, TEMPLATE, plain
+from vaenb.plots.style import COLORS, framed, plain
+from vaenb.plots.tables import mean_and_error
+
+if TYPE_CHECKING:
+    from vaenb.metrics.distortion import DDCurve
+    from vaenb.metrics.slices import Slice
 
 _FLOOR = -200.0  # nats below the top of a slice, from where on it is all the same grey
+_BELOW = {"orientation": "h", "yanchor": "top", "x": 0}  # a legend's place
 
 
-def chain_path(plane: Slice, path: Tensor, *, marks: dict[str, Tensor], title: str = "") -> go.Figure:
+def chain_path(plane: "Slice", path: Tensor, *, marks: dict[str, Tensor], title: str = "") -> go.Figure:
     """Draw a chain's path (T, D) over a slice of its target's log density.
 
     `marks` are single codes (D,) by name, first the slice's origin and the one on its first axis.
@@ -21,26 +26,26 @@ def chain_path(plane: Slice, path: Tensor, *, marks: dict[str, Tensor], title: s
     fig = go.Figure()
     grey = [[0, "#444444"], [0.6, "#AAAAAA"], [1, "#FFFFFF"]]
     bar = {"title": {"text": "log p (nats<br>below the top)"}}
-    fig.add_heatmap(
-        x=plain(plane.a), y=plain(plane.b), z=plain(plane.values.clamp_min(_FLOOR)), colorscale=grey, colorbar=bar
-    )
+    heights = plain(plane.values.clamp_min(_FLOOR))
+    fig.add_heatmap(x=plain(plane.a), y=plain(plane.b), z=heights, colorscale=grey, colorbar=bar)
     x, y = plain(plane.project(path).T)
     line = {"color": COLORS[1], "width": 1.5}
     fig.add_scatter(x=x, y=y, mode="lines+markers", line=line, marker_size=4, name="chain")
-    for (name, code), symbol, color in zip(marks.items(), ("circle", "square", "star", "diamond"), COLORS[::2]):  # noqa: B905
+    looks = zip(("circle", "square", "star", "diamond"), COLORS[::2], strict=True)
+    for (name, code), (symbol, color) in zip(marks.items(), looks, strict=False):
         x, y = plain(plane.project(code[None]).T)
-        fig.add_scatter(x=x, y=y, mode="markers", name=name, marker={"symbol": symbol, "size": 14, "color": color})
+        marker = {"symbol": symbol, "size": 14, "color": color}
+        fig.add_scatter(x=x, y=y, mode="markers", name=name, marker=marker)
     first, second = list(marks)[:2]
-    axes = f"from the {first} to the {second} (latent units)", "across (latent units)"
-    legend = {"orientation": "h", "y": -0.18, "yanchor": "top", "x": 0}
-    fig.update_layout(xaxis_title=axes[0], yaxis_title=axes[1], width=720, height=620, legend=legend, template=TEMPLATE)
-    return fig.update_layout(title=title)
+    fig.update_xaxes(title=f"from the {first} to the {second} (latent units)")
+    fig.update_yaxes(title="across (latent units)")
+    return framed(fig, 720, 620, title=title, legend=_BELOW | {"y": -0.18})
 
 
 def dd_curves(
-    curves: dict[str, DDCurve],
+    curves: "dict[str, DDCurve]",
     *,
-    controls: dict[str, DDCurve] | None = None,
+    controls: "dict[str, DDCurve] | None" = None,
     title: str = "",
     x: str = "attack radius ε (latent units)",
 ) -> go.Figure:
@@ -48,44 +53,47 @@ def dd_curves(
 
     `controls` are drawn dashed in the colour of the curve of the same name: random directions of the same radius.
     """
+    controls = controls or {}
     metrics = list(next(iter(curves.values())).values)
     fig = make_subplots(1, len(metrics), horizontal_spacing=0.12)
     for column, metric in enumerate(metrics, start=1):
         where = {"row": 1, "col": column}
-        for (name, curve), color in zip(curves.items(), cycle(COLORS)):  # noqa: B905
-            if curve.values[metric].shape[1] > 1:
-                _band(fig, curve.radii, curve.values[metric], color, where)
-            _line(fig, curve, metric, name, {"color": color}, where)
-            if name in (controls or {}):
-                _line(fig, controls[name], metric, f"{name}, random", {"color": color, "dash": "dash"}, where)
+        for (name, curve), color in zip(curves.items(), cycle(COLORS), strict=False):
+            band(fig, curve, metric, color, where)
+            style = {"showlegend": column == 1, "line_color": color, **where}
+            mean_line(fig, curve, metric, name=name, **style)
+            if name in controls:
+                control = f"{name}, random"
+                mean_line(fig, controls[name], metric, name=control, line_dash="dash", **style)
         fig.update_xaxes(title=x, **where)
         fig.update_yaxes(title=metric, **where)
     width = 560 if len(metrics) == 1 else 430 * len(metrics)
-    legend = {"orientation": "h", "y": -0.22, "yanchor": "top", "x": 0}
-    return fig.update_layout(title=title, legend=legend, width=width, height=460, template=TEMPLATE)
+    return framed(fig, width, 460, title=title, legend=_BELOW | {"y": -0.22})
 
 
-def _line(fig: go.Figure, curve: DDCurve, metric: str, name: str, line: dict, where: dict) -> None:
-    style = {"line": line, "mode": "lines+markers", "legendgroup": name, "showlegend": where["col"] == 1}
-    fig.add_scatter(x=plain(curve.radii), y=_mean(curve, metric), name=name, **style, **where)
+def mean_line(fig: go.Figure, curve: "DDCurve", metric: str, *, name: str, **style) -> None:
+    """Draw the mean over images at every radius."""
+    means = plain(curve.values[metric].mean(1))
+    style |= {"name": name, "legendgroup": name, "mode": "lines+markers"}
+    fig.add_scatter(x=plain(curve.radii), y=means, **style)
 
 
-def _band(fig: go.Figure, x: Tensor, values: Tensor, color: str, where: dict) -> None:
-    error = 2 * values.std(1) / values.shape[1] ** 0.5
-    edges = [*plain(values.mean(1) - error), *plain(values.mean(1) + error)[::-1]]
-    places = plain(x)
+def band(fig: go.Figure, curve: "DDCurve", metric: str, color: str, where: dict) -> None:
+    """Fill what lies within two standard errors of the mean over images; one image has no such band."""
+    mean, error = mean_and_error(curve.values[metric])
+    if error is None:
+        return
+    lower, upper = plain(mean - 2 * error), plain(mean + 2 * error)
+    places = plain(curve.radii)
+    red, green, blue = bytes.fromhex(color.removeprefix("#"))
     fig.add_scatter(
         x=[*places, *places[::-1]],
-        y=edges,
+        y=[*lower, *upper[::-1]],
         fill="toself",
-        fillcolor="rgba({}, {}, {}, 0.15)".format(*(int(color[i : i + 2], 16) for i in (1, 3, 5))),
+        fillcolor=f"rgba({red}, {green}, {blue}, 0.15)",
         line={"width": 0},
         hoverinfo="skip",
         showlegend=False,
         mode="lines",
         **where,
     )
-
-
-def _mean(curve: DDCurve, metric: str) -> list[float]:
-    return plain(curve.values[metric].mean(1))

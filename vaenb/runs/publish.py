@@ -6,10 +6,14 @@ import re
 from pathlib import Path
 
 import nbformat
+from nbformat import NotebookNode
 from PIL import Image
 
 from vaenb import files
+from vaenb.runs.parameters import read_book
 from vaenb.runs.run import run
+
+_KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 
 
 def publish(notebook: Path | str) -> None:
@@ -18,26 +22,35 @@ def publish(notebook: Path | str) -> None:
     Timings, widget state and progress bars are dropped, so that a second publication changes nothing but results.
     """
     notebook = Path(notebook)
-    executed = nbformat.read(run(notebook) / notebook.name, as_version=4)
-    executed.metadata = {k: v for k, v in executed.metadata.items() if k in ("kernelspec", "language_info")}
-    executed.metadata["kernelspec"] = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
-    for count, cell in enumerate((c for c in executed.cells if c.cell_type == "code"), start=1):
-        cell.metadata = {"tags": tags} if (tags := cell.metadata.get("tags")) else {}
-        cell.execution_count = count
-        cell.outputs = [_cleaned(o, count) for o in cell.outputs if o.get("name") != "stderr" and not _is_progress(o)]
+    executed = read_book(run(notebook) / notebook.name)
+    executed.metadata = {"kernelspec": _KERNEL, "language_info": executed.metadata["language_info"]}
+    count = 0
     for cell in executed.cells:
-        cell.metadata.pop("papermill", None)
+        tags = cell.metadata.get("tags")
+        cell.metadata = {"tags": tags} if tags else {}
+        if cell.cell_type == "code":
+            count += 1
+            _clean(cell, count)
     nbformat.validate(executed)
     files.write(notebook, nbformat.writes(executed) + "\n")
 
 
-def _cleaned(output, count: int):
-    if "execution_count" in output:
-        output.execution_count = count
-    output.get("metadata", {}).clear()
-    if png := output.get("data", {}).get("image/png"):
-        output.data["image/png"] = base64.b64encode(fewer_colors(base64.b64decode(png))).decode()
-    return output
+def _clean(cell: NotebookNode, count: int) -> None:
+    """Number a code cell, and take from its outputs what differs from run to run."""
+    cell.execution_count = count
+    cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr" and not _is_progress(output)]
+    for output in cell.outputs:
+        if "execution_count" in output:
+            output.execution_count = count
+        output.get("metadata", {}).clear()
+        if png := output.get("data", {}).get("image/png"):
+            output.data["image/png"] = base64.b64encode(fewer_colors(base64.b64decode(png))).decode()
+
+
+def _is_progress(output: NotebookNode) -> bool:
+    data = output.get("data", {})
+    is_widget = "application/vnd.jupyter.widget-view+json" in data
+    return is_widget and bool(re.search(r"\d+%\||it/s|\?it", data.get("text/plain", "")))
 
 
 def fewer_colors(png: bytes) -> bytes:
@@ -45,10 +58,3 @@ def fewer_colors(png: bytes) -> bytes:
     small, picture = io.BytesIO(), Image.open(io.BytesIO(png)).convert("RGB")
     picture.quantize(256, method=Image.Quantize.MAXCOVERAGE).save(small, "png", optimize=True)
     return small.getvalue()
-
-
-def _is_progress(output) -> bool:
-    text = output.get("data", {}).get("text/plain", "")
-    return "application/vnd.jupyter.widget-view+json" in output.get("data", {}) and bool(
-        re.search(r"\d+%\||it/s|\?it", text)
-    )

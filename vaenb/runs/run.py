@@ -1,33 +1,25 @@
 """Running one notebook: a folder named by its settings, with the executed notebook, figures and claims."""
 
-import hashlib
-import json
+import errno
 import os
 import re
 import shutil
-import threading
-import time
-from contextlib import contextmanager, suppress
+import sys
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import papermill
-import psutil
-from filelock import FileLock
+from filelock import FileLock, Timeout
+from jupyter_client import AsyncKernelManager
 from jupyter_client.kernelspec import NoSuchKernel
+from nbformat import NotebookNode
 from traitlets.config import Config
 
-from vaenb import claims, files, plots
-
-_one_run = threading.Lock()
-
-
-class RunFailed(RuntimeError):
-    """A cell raised, or the kernel died; the unfinished notebook is kept and named."""
-
-
-class KernelDied(RunFailed):
-    """The kernel did not start, or ended by itself (killed for its memory, say): the same run may succeed again."""
+from vaenb import claims, files
+from vaenb.runs import KernelDied, RunFailed, kernel
+from vaenb.runs.parameters import checked, contents, folder_name, known, literal, read_book
 
 
 def run(
@@ -35,56 +27,117 @@ def run(
     parameters: dict | None = None,
     *,
     folder: Path | str | None = None,
+    environment: dict[str, str] | None = None,
     progress: bool = True,
     again: bool = True,
 ) -> Path:
     """Execute `notebook` with papermill and return the folder that holds its notebook, figures and claims.
 
     Parameter names are checked against the notebook's parameters cell, since papermill only warns of an unknown one;
-    whole numbers become floats where the notebook's annotation says so. `folder` defaults to runs/<notebook>, with
-    the given settings appended. What the run took (seconds; GiB of memory at its peak, the kernel with its children)
-    is added to run.json. Results grow in `unfinished-run` of the folder (which the next run empties), and take the
-    place of an earlier run's when all are there; not `again` leaves a finished run as it is. Raises FileNotFoundError,
-    ValueError, RunFailed with the cell's error, and FileExistsError where something is in the way.
+    whole numbers become floats where the notebook's annotation says so, and paths that exist from the current folder
+    absolute. `folder` defaults to runs/<notebook>, with the given settings appended; a notebook with a parameter
+    `folder` is told where to put its results. `environment` holds variables for the kernel alone. What the run took
+    (seconds; GiB of memory at its peak, the kernel with its children) is added to run.json, with a digest of the data
+    that its parameters name. Results grow in `unfinished-run` of the folder (which the next run empties), and
+    take the place of an earlier run's when all are there; not `again` leaves a finished run as it is. Raises
+    FileNotFoundError, ValueError, RunFailed with the cell's error, and FileExistsError where something is in the way.
     """
-    notebook = Path(notebook)
+    notebook, environment = files.expanded(notebook), environment or {}
     parameters = checked(notebook, parameters or {})
-    folder = Path(folder) if folder else files.runs_folder() / folder_name(notebook, parameters)
-    if notebook.parent.resolve() in (folder.resolve(), (folder / claims.UNFINISHED).resolve()):
+    folder = files.expanded(folder) if folder else files.runs_folder() / folder_name(notebook, parameters)
+    growing = folder / claims.UNFINISHED
+    if notebook.parent.resolve() in (folder.resolve(), growing.resolve()):
         raise ValueError(f"folder: the notebook itself is in {notebook.parent}, which the run writes to; copy it")
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / ".lock"):  # another sweep may be at the same run: one after the other
-        if again or not finished(notebook, folder, parameters):
-            if not finished(notebook, folder / claims.UNFINISHED, parameters):  # else it was stopped while it moved in
-                _execute(notebook, parameters, folder / claims.UNFINISHED, progress)
-            _move_in(folder, notebook.name)
+    make_folder(folder)
+    data = environment.get("VAENB_DATA")
+    with _alone(folder):
+        if not again and finished(notebook, folder, parameters, data=data):
+            return folder
+        if not (finished(notebook, growing, parameters, data=data) and _made(growing)):  # else stopped moving in
+            _grow(notebook, parameters, growing, environment, progress)
+        _move_in(folder, notebook.name)
     return folder
 
 
-def _execute(notebook: Path, parameters: dict, folder: Path, progress: bool) -> None:
+def make_folder(folder: Path) -> None:
+    """Make a folder for results. Raises OSError with what to do where it can't be made or written to."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(errno.EACCES, "it can't be written to")
+    except OSError as error:
+        why = f"folder: {folder} can't take results ({error.strerror}); give another one (-o), which is made"
+        raise type(error)(why) from error
+
+
+def _alone(folder: Path) -> AbstractContextManager:
+    """Hold a run's folder: another sweep may be at the same run, and it is one after the other."""
+    lock = FileLock(folder / ".lock")
+    try:
+        return lock.acquire(timeout=1)
+    except Timeout:
+        print(f"{folder}: another run is at work here; this one waits until it ends", file=sys.stderr, flush=True)
+        return lock.acquire()
+
+
+def _grow(notebook: Path, parameters: dict, folder: Path, environment: dict[str, str], progress: bool) -> None:
+    """Let all that a run makes, its list of files included, grow in an empty folder."""
     if folder.exists():
         shutil.rmtree(folder)
     folder.mkdir()
     part = folder / f"{notebook.stem}.part.ipynb"
-    quiet = {"progress_bar": progress, "store_widget_state": False}
-    quiet["config"] = Config({"KernelManager": {"transport_encryption": "auto"}})  # else ipykernel warns of its lack
-    with _environment(VAENB_RUN=str(folder.resolve()), PLOTLY_RENDERER=_renderer(), **named_folders()), _cost() as cost:
-        try:
-            papermill.execute_notebook(notebook, part, parameters, cwd=notebook.parent, **quiet)
-        except papermill.PapermillExecutionError as error:
-            raise RunFailed(
-                f"cell {error.exec_count} of {notebook} failed; see {part}\n{error.ename}: {error.evalue}"
-            ) from error
-        except RuntimeError as error:
-            raise KernelDied(f"the kernel of {notebook} died ({error}); see {part}") from error
-        except NoSuchKernel as error:
-            raise RunFailed(f"{notebook}: {error}; its kernelspec names a kernel that is not installed") from error
+    data = environment.get("VAENB_DATA")
+    before = contents(notebook, parameters, folder=data)
+    started: list[AsyncKernelManager] = []
+    manager = kernel.manager(notebook.parent, environment, started)
+    with kernel.cost(started) as cost:
+        _execute(notebook, part, parameters, manager, progress)
+    _forget_folder(part, parameters)
     if not (folder / "claims.json").is_file():
         files.write_json(folder / "claims.json", [])  # so that an earlier run's do not stay
-    made = [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and path != part]
-    about = {"parameters": parameters, **cost, "files": sorted({*made, "run.json", notebook.name})}
-    _add_to_run_json(folder, about, notebook.stem)
+    made = {"run.json", notebook.name}
+    for path in folder.rglob("*"):
+        if path.is_file() and path != part:
+            made.add(str(path.relative_to(folder)))
+    about: dict[str, Any] = {"notebook": notebook.stem}  # all that is known of one without `claims.start_run`
+    with suppress(OSError, ValueError):
+        about |= files.read_json(folder / "run.json", dict)
+    after = contents(notebook, parameters, about.get("data", ()), folder=data)  # what was fetched is among it
+    about |= {"parameters": parameters, "contents": after | before, **cost, "files": sorted(made)}
+    files.write_json(folder / "run.json", about)
     part.replace(folder / notebook.name)
+
+
+def _execute(notebook: Path, part: Path, parameters: dict, manager: type, progress: bool) -> None:
+    """Execute `notebook` into `part`. Raises RunFailed or KernelDied."""
+    if "folder" in known(notebook):
+        parameters = parameters | {"folder": str(part.parent.absolute())}
+    try:
+        papermill.execute_notebook(
+            literal(notebook),
+            literal(part),
+            parameters,
+            progress_bar=progress,
+            store_widget_state=False,
+            kernel_manager_class=manager,
+            config=Config({"KernelManager": {"transport_encryption": "auto"}}),  # else ipykernel warns of its lack
+        )
+    except papermill.PapermillExecutionError as error:
+        what = f"cell {error.exec_count} of {notebook} failed; see {part}"
+        raise RunFailed(f"{what}\n{error.ename}: {error.evalue}") from error
+    except RuntimeError as error:
+        raise KernelDied(f"the kernel of {notebook} died ({error}); see {part}") from error
+    except NoSuchKernel as error:
+        raise RunFailed(f"{notebook}: {error}; its kernelspec names a kernel that is not installed") from error
+
+
+def _forget_folder(part: Path, parameters: dict) -> None:
+    """Take the folder out of the executed notebook's injected cell: no results stay there."""
+    book = read_book(part)
+    for cell in filter(_injected, book.cells):
+        cell.source = re.sub("^folder = .*\n?", "", cell.source, flags=re.MULTILINE)
+    book.cells = [cell for cell in book.cells if parameters or not _injected(cell)]
+    files.write(part, nbformat.writes(book) + "\n")
 
 
 def _move_in(folder: Path, notebook: str) -> None:
@@ -93,131 +146,52 @@ def _move_in(folder: Path, notebook: str) -> None:
     Stopped in the middle, it can be called again: run.json stays in both places until all is there.
     """
     part = folder / claims.UNFINISHED
-    made = json.loads((part / "run.json").read_text(encoding="utf-8"))["files"]
-    places = [folder / name for name in made]
-    blocked = [p for place in places for p in place.parents if p.exists() and not p.is_dir()]
-    if blocked := blocked + [place for place in places if place.is_dir()]:
-        raise FileExistsError(f"folder: {blocked[0]} is in the way of the run's results; move it, and run again")
-    with suppress(OSError, ValueError, KeyError, TypeError):  # no earlier run, or one that kept no list
-        before = json.loads((folder / "run.json").read_text(encoding="utf-8"))["files"]
-        for old in (folder / name for name in before if name not in made):
-            if old.resolve().is_relative_to(folder.resolve()):
-                old.unlink(missing_ok=True)
+    made = _made(part)
+    for place in (folder / name for name in made):
+        blocked = [above for above in place.parents if above.exists() and not above.is_dir()]
+        if blocked or place.is_dir():
+            where = blocked[0] if blocked else place
+            raise FileExistsError(f"folder: {where} is in the way of the run's results; move it, and run again")
+    for name in set(_made(folder)) - set(made):
+        if (folder / name).resolve().is_relative_to(folder.resolve()):
+            (folder / name).unlink(missing_ok=True)
     (folder / notebook).unlink(missing_ok=True)  # a folder with the notebook in it is a finished run
-    for name in sorted(made, key=lambda name: (name == notebook, name == "run.json")):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    for name in [*sorted(set(made) - {"run.json", notebook}), "run.json", notebook]:
         if (part / name).exists():  # else it has moved already
-            (shutil.copy if name == "run.json" else shutil.move)(part / name, folder / name)
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            bring = shutil.copy if name == "run.json" else shutil.move
+            bring(part / name, folder / name)
     shutil.rmtree(part, ignore_errors=True)
 
 
-def finished(notebook: Path | str, folder: Path, parameters: dict) -> bool:
-    """Whether `folder` holds a whole run with these parameters of the notebook as it is now, code and all."""
-    done = folder / Path(notebook).name
+def _made(folder: Path) -> list[str]:
+    """What the run in `folder` made, as its run.json lists it; nothing where there is none, or it is damaged."""
+    with suppress(OSError, ValueError):
+        made = files.read_json(folder / "run.json", dict).get("files")
+        if isinstance(made, list) and all(isinstance(name, str) for name in made):
+            return made
+    return []
+
+
+def finished(notebook: Path | str, folder: Path, parameters: dict, *, data: str | None = None) -> bool:
+    """Whether `folder` holds a whole run with these parameters of the notebook as it is now, on the data as they are.
+
+    `data` is the data folder, by default `VAENB_DATA`.
+    """
+    notebook = Path(notebook)
+    done = folder / notebook.name
     try:
-        same = json.loads((folder / "run.json").read_text(encoding="utf-8"))["parameters"] == parameters
-        return same and done.is_file() and _code(done) == _code(Path(notebook))
-    except (ValueError, OSError, AttributeError, KeyError, TypeError, nbformat.ValidationError):  # damaged: not a run
+        about = files.read_json(folder / "run.json", dict)
+        if about.get("parameters") != parameters or _code(done) != _code(notebook):
+            return False
+        return contents(notebook, parameters, about.get("data", ()), folder=data) == about.get("contents", {})
+    except (OSError, ValueError, TypeError, AttributeError):  # damaged: not a run
         return False
 
 
-def named_folders() -> dict[str, str]:
-    """The folders that the environment names, absolute, as a kernel has another current folder."""
-    names = ("VAENB_DATA", "VAENB_CACHE", "VAENB_RUNS")
-    return {name: str(Path(os.environ[name]).expanduser().absolute()) for name in names if os.environ.get(name)}
-
-
-def checked(notebook: Path, parameters: dict) -> dict:
-    """Hold parameters against the notebook's parameters cell. Raises FileNotFoundError or ValueError."""
-    if not notebook.is_file():
-        raise FileNotFoundError(f"notebook: {notebook} does not exist")
-    try:
-        known = papermill.inspect_notebook(str(notebook))
-    except (ValueError, TypeError, KeyError, AttributeError, nbformat.ValidationError) as error:
-        raise ValueError(f"notebook: {notebook} can't be read as one ({type(error).__name__}: {error})") from error
-    for given in parameters:
-        if given not in known:
-            raise ValueError(f"parameter {given!r}: {notebook.name} has {', '.join(known) or 'no parameters cell'}")
-    return {given: _typed(given, value, known[given]["inferred_type_name"]) for given, value in parameters.items()}
-
-
-def folder_name(notebook: Path, parameters: dict) -> str:
-    """Name a run's folder by its settings, as in 00_start_here_beta=4.0_betas=1.0,4.0; a long name is cut."""
-    shown = {k: ",".join(map(str, v)) if isinstance(v, list) else str(v) for k, v in sorted(parameters.items())}
-    plain = "_".join([notebook.stem, *(f"{k}={v}" for k, v in shown.items())])
-    safe = re.sub("[^A-Za-z0-9.,+=_-]+", "-", plain)[:180]  # file systems end at 255, and files stand in it
-    return safe if safe == plain else f"{safe}-{hashlib.sha256(plain.encode()).hexdigest()[:6]}"
-
-
-def _typed(name: str, value, annotation: str):
-    """Hold a value against the notebook's annotation; 4 is also a float."""
-    kind = {"int": int, "float": float, "str": str, "bool": bool, "list": list}.get(annotation)
-    if kind is float and type(value) is int:
-        return float(value)
-    if kind and type(value) is not kind:
-        raise ValueError(f"parameter {name!r}: {annotation} expected, got {value!r}")
-    return value
-
-
 def _code(notebook: Path) -> list[str]:
-    cells = nbformat.read(notebook, as_version=4).cells
-    return [
-        c.source for c in cells if c.cell_type == "code" and "injected-parameters" not in c.metadata.get("tags", ())
-    ]
+    return [cell.source for cell in read_book(notebook).cells if cell.cell_type == "code" and not _injected(cell)]
 
 
-def _add_to_run_json(folder: Path, more: dict, notebook: str) -> None:
-    """A notebook without `claims.start_run` has no run.json; it gets one of what is known."""
-    known = {"notebook": notebook}
-    with suppress(OSError, ValueError, TypeError):
-        known |= json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    files.write_json(folder / "run.json", known | more)
-
-
-@contextmanager
-def _cost():
-    """Yield a dict that holds, at the end, seconds and the largest memory (GiB) of this process's children."""
-    cost: dict[str, float] = {}
-    peak, done, start = [0], threading.Event(), time.monotonic()
-
-    def watch() -> None:
-        while not done.wait(0.2):
-            with suppress(psutil.Error):  # children end while they are listed
-                peak[0] = max(peak[0], sum(map(_memory, psutil.Process().children(recursive=True))))
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
-        yield cost
-    finally:
-        done.set()
-        watcher.join()
-        cost |= {"seconds": round(time.monotonic() - start, 1), "peak_memory_gib": round(peak[0] / 2**30, 2)}
-
-
-def _memory(process: psutil.Process) -> int:
-    try:
-        return process.memory_info().rss
-    except psutil.Error:  # it has ended meanwhile
-        return 0
-
-
-def _renderer() -> str:
-    """Both interactive and a PNG where a Chrome is there to draw it."""
-    if plots.chrome():
-        return "plotly_mimetype+png"
-    print("no Chrome found: the executed notebook holds interactive figures without static pictures beside them")
-    return "plotly_mimetype"
-
-
-@contextmanager
-def _environment(**values: str):
-    """Set environment variables for the kernel that is started meanwhile: one run at a time in a process."""
-    with _one_run:
-        before = {name: os.environ.get(name) for name in values}
-        os.environ.update(values)
-        try:
-            yield
-        finally:
-            for name, value in before.items():
-                os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
+def _injected(cell: NotebookNode) -> bool:
+    return "injected-parameters" in cell.metadata.get("tags", ())

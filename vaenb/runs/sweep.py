@@ -9,9 +9,8 @@ import json
 import logging
 import os
 import sys
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +19,15 @@ from distributed import Client, LocalCluster, as_completed
 from tqdm.auto import tqdm
 
 from vaenb import claims, files
+from vaenb.checks import check_whole
+from vaenb.runs import KernelDied, RunFailed, kernel
 from vaenb.runs import run as runs
+from vaenb.runs.parameters import checked, folder_name
 
-_ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")  # whatever the worker was started with
+_ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # whatever the worker has
+_NOT_HERE = "it ran, and is not finished here: its notebook or data have changed, or a worker has another file system"
+_NEEDED = "vaenb.runs.run"  # by every worker
+_COLUMNS = ("claim", "data", "cell", "effect", "low", "high", "n", "verdict", "seeds")
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,20 +49,39 @@ def grid(notebook: Path | str, values: dict[str, list], *, folder: Path | str | 
     Raises FileNotFoundError or ValueError, before anything runs, for an unknown parameter, a value of the wrong type,
     and a value that stands twice.
     """
-    notebook, folder = Path(notebook).absolute(), Path(folder or files.runs_folder()).absolute()
-    typed = {}
-    for parameter, several in values.items():
-        typed[parameter] = [runs.checked(notebook, {parameter: value})[parameter] for value in several]
-        if not several or len({runs.folder_name(notebook, {parameter: v}) for v in typed[parameter]}) < len(several):
-            raise ValueError(f"parameter {parameter!r}: one value or more, each once, expected, got {several}")
-    settings = [dict(zip(typed, combination, strict=True)) for combination in itertools.product(*typed.values())]
-    return [Job(notebook, runs.checked(notebook, s), folder / runs.folder_name(notebook, s)) for s in settings]
+    notebook = files.expanded(notebook).absolute()
+    folder = files.expanded(folder or files.runs_folder()).absolute()
+    values = _lists(values)
+    for name, several in values.items():
+        spelled = {folder_name(notebook, checked(notebook, {name: value})) for value in several}
+        if not several or len(spelled) < len(several):
+            raise ValueError(f"parameter {name!r}: one value or more, each once, expected, got {several}")
+    jobs = []
+    for combination in itertools.product(*values.values()):
+        parameters = checked(notebook, dict(zip(values, combination, strict=True)))
+        jobs.append(Job(notebook, parameters, folder / folder_name(notebook, parameters)))
+    return jobs
 
 
-def check_workers(workers: int | None) -> None:
-    """Refuse a number of workers below 1; None stands for one a core."""
-    if workers is not None and workers < 1:
-        raise ValueError(f"workers: a whole number ≥ 1 expected, got {workers}")
+def _lists(values: dict) -> dict[str, list]:
+    for name, several in values.items():
+        if isinstance(several, str) or not isinstance(several, Iterable):
+            raise ValueError(f"parameter {name!r}: a list of values expected, got {several!r}")
+    return {name: list(several) for name, several in values.items()}
+
+
+def processes(workers: int | None, jobs: int) -> int:
+    """How many of the jobs run at once: `workers`, by default one a core. Raises ValueError for workers < 1."""
+    check_cluster(workers, None)
+    return min(workers or os.cpu_count() or 1, jobs)
+
+
+def check_cluster(workers: int | None, scheduler: str | None) -> None:
+    """Raise ValueError for workers < 1 and an empty address."""
+    if workers is not None:
+        check_whole("workers", workers)
+    if scheduler is not None and not scheduler.strip():
+        raise ValueError(f"scheduler: an address such as tcp://host:8786 expected, got {scheduler!r}")
 
 
 def execute(
@@ -66,24 +90,55 @@ def execute(
     """Run the jobs that are not finished and yield each as it ends, with its error or None.
 
     On `workers` local processes of one thread (default: one a core), or on the cluster whose scheduler listens at an
-    address such as "tcp://10.0.0.1:8786"; its workers need this package and the same file system. A run whose worker
-    dies is given to another one, up to three times; a kernel that dies is tried twice. On Ctrl-C what has not begun is
-    cancelled. Raises ValueError for workers < 1, OSError where no scheduler answers.
+    address such as "tcp://10.0.0.1:8786"; its workers need this package and the same file system. While it has no
+    workers that is told, and they are waited for. A run whose worker dies is given to another one, up to three times;
+    a kernel that dies is tried twice. On Ctrl-C what has not begun is cancelled. Raises ValueError for workers < 1 and
+    an empty address, OSError where no scheduler answers, and RunFailed where the workers lack the package.
     """
+    check_cluster(workers, scheduler)
     waiting = [job for job in jobs if not job.finished]
-    check_workers(workers)
+    at_once = processes(workers, len(waiting))
     if len({job.folder for job in jobs}) < len(jobs):
         raise ValueError("jobs: two of them have the same folder")
     if not waiting:
         return
-    here = runs.named_folders()
-    with _client(scheduler, min(workers or os.cpu_count() or 1, len(waiting))) as client:
-        futures = {client.submit(_run, job, here, pure=False, retries=1, key=str(job.folder)): job for job in waiting}
+    environment = kernel.named_folders() | _ONE_THREAD
+    with _client(scheduler, at_once) as client, kernel.repeating(_teller(client), every=4):
+        _check_workers(client)
+        futures = {}
+        for job in waiting:
+            future = client.submit(_run, job, environment, pure=False, retries=1, key=str(job.folder))
+            futures[future] = job
         try:
             for future in as_completed(list(futures)):
-                yield futures[future], _outcome(future)
+                job = futures[future]
+                yield job, _outcome(future) or (None if job.finished else _NOT_HERE)
         finally:
             client.cancel(list(futures))
+
+
+def _teller(client: Client) -> Callable[[], None]:
+    """Make what tells, when it is called, that the cluster has no workers, or none any more."""
+    told = False
+
+    def tell() -> None:
+        nonlocal told
+        alone = not client.scheduler_info()["workers"]
+        if alone and not told:
+            tqdm.write("the scheduler has no workers; the runs wait until one comes (Ctrl-C ends)", file=sys.stderr)
+        told = alone
+
+    return tell
+
+
+def _check_workers(client: Client) -> None:
+    """Wait for a worker. Raises RunFailed where one can't import what it is to run, and would keep it for ever."""
+    client.wait_for_workers(1)
+    said = client.run(exec, f"import {_NEEDED}", {}, on_error="return")  # exec: what every worker has
+    for worker, error in said.items():
+        if isinstance(error, ImportError):
+            why = f"{type(error).__name__}: {error}"
+            raise RunFailed(f"scheduler: its worker {worker} can't import {_NEEDED} ({why})")
 
 
 def sweep(
@@ -100,57 +155,51 @@ def sweep(
     interrupt loses nothing that is finished; the same call goes on from there. Returns its path, and the errors of the
     runs that failed. Raises as `grid` and `execute` do.
     """
-    check_workers(workers)
+    check_cluster(workers, scheduler)
     jobs = grid(notebook, values, folder=folder)
     errors: dict[Job, str] = {}
-    table = jobs[0].folder.parent / f"{runs.folder_name(Path(notebook), values)}.csv"
-    write_table(table, jobs, errors)
-    behind = False
+    found: dict[Job, list[dict]] = {}
+    table = jobs[0].folder.parent / f"{folder_name(jobs[0].notebook, _lists(values))}.csv"
+    runs.make_folder(table.parent)
+    write_table(table, jobs, errors, found)
     with shown(jobs) as bar:
         for job, error in execute(jobs, workers=workers, scheduler=scheduler):
-            if error:
-                errors[job] = error
-                bar.write(f"failed: {job.folder.name}\n  {error}")
-            try:
-                write_table(table, jobs, errors)
-                behind = False
-            except OSError as reason:  # the runs go on
-                bar.write(str(reason))
-                behind = True
-            bar.update()
-    if behind:
-        write_table(table, jobs, errors)
+            note(job, error, errors, bar, lambda: write_table(table, jobs, errors, found))
+    write_table(table, jobs, errors)
     return table, errors
+
+
+def note(job: Job, error: str | None, errors: dict[Job, str], bar: tqdm, remake: Callable[[], None]) -> None:
+    """Tell how a run ended, keep its error, and `remake` what is made of all runs; where that fails, they go on."""
+    if error:
+        errors[job] = error
+    bar.write(f"failed: {job.folder.name}\n  {error}" if error else f"finished: {job.folder.name}")
+    try:
+        remake()
+    except (OSError, ValueError) as reason:
+        bar.write(f"{reason}; it is tried again")
+    bar.update()
 
 
 @contextmanager
 def shown(jobs: list[Job], every: float = 10) -> Iterator[tqdm]:
-    """Show a bar of the runs, and how many cells each one under way has done, looked up `every` so many seconds.
+    """Show a bar of the runs, and how many cells each one under way has done, read every so many seconds.
 
     What is yielded is the bar: `update` it as a run ends, and `write` beside it.
     """
-    begun, ended, done = time.time(), threading.Event(), sum(job.finished for job in jobs)
+    begun, done = time.time(), sum(job.finished for job in jobs)
     bar = tqdm(total=len(jobs), initial=done, desc=f"{len(jobs)} runs, {done} finished before", unit="run")
 
-    def look() -> None:
-        before = ""
-        while not ended.wait(every):
-            under_way = ", ".join(filter(None, (_cell(job, begun) for job in jobs)))
-            if under_way != before or sys.stderr.isatty():  # a clock that stands still looks like a run that does
-                bar.set_postfix_str(under_way)
-            before = under_way
+    def tell() -> None:
+        under_way = ", ".join(filter(None, (_progress(job, begun) for job in jobs)))
+        if under_way != (bar.postfix or "") or sys.stderr.isatty():  # a clock that stands still looks like a dead run
+            bar.set_postfix_str(under_way)
 
-    watcher = threading.Thread(target=look, daemon=True)
-    watcher.start()
-    try:
-        with bar:
-            yield bar
-    finally:
-        ended.set()
-        watcher.join()
+    with bar, kernel.repeating(tell, every=every):
+        yield bar
 
 
-def _cell(job: Job, begun: float) -> str | None:
+def _progress(job: Job, begun: float) -> str | None:
     """Tell how far a run has come, as papermill notes it in the unfinished notebook; None for one not under way."""
     part = job.folder / claims.UNFINISHED / f"{job.notebook.stem}.part.ipynb"
     with suppress(OSError, ValueError, KeyError, TypeError):  # not begun, just ended, or being written
@@ -161,35 +210,50 @@ def _cell(job: Job, begun: float) -> str | None:
     return None
 
 
-def write_table(path: Path, jobs: list[Job], errors: dict[Job, str]) -> None:
+def write_table(
+    path: Path, jobs: list[Job], errors: dict[Job, str], found: dict[Job, list[dict]] | None = None
+) -> None:
     """Write what the jobs' folders hold as CSV: parameters, status, claim, data, cell, effect, low, high, n, verdict.
 
-    A run that failed, waits, or recorded nothing has one row without a claim.
+    A run that failed, waits, or recorded nothing has one row without a claim. `found` keeps what finished runs hold
+    from one call to the next, which does not read them again.
     """
-    files.write_csv(path, [row for job in jobs for row in _rows(job, errors.get(job))])
+    found = {} if found is None else found
+    rows = []
+    for job in jobs:
+        error = errors.get(job, "")
+        if not error and job not in found and job.finished:
+            found[job] = _found(job)
+        status = "failed" if error else "finished" if job in found else "waiting"
+        about = {}
+        for name, value in job.parameters.items():
+            about[name] = value if isinstance(value, (int, float, str)) else json.dumps(value)
+        about["status"] = status
+        ends = {"error": " ".join(error.split()), "folder": str(job.folder)}
+        held = found[job] if status == "finished" else []
+        for cells in held or [dict.fromkeys(_COLUMNS, "")]:
+            rows.append(about | cells | ends)
+    files.write_csv(path, rows)
 
 
-def _rows(job: Job, error: str | None) -> list[dict]:
-    status = "failed" if error else "finished" if job.finished else "waiting"
-    about = {k: v if isinstance(v, (int, float, str)) else json.dumps(v) for k, v in job.parameters.items()}
-    about |= {"status": status}
-    recorded = job.folder / "claims.json"  # a notebook need not record any
-    found = claims.read(recorded) if status == "finished" and recorded.is_file() else []
-    columns = ("claim", "data", "cell", "effect", "low", "high", "n", "verdict", "seeds")
-    cells = [{"claim": e.claim, **row, "seeds": " ".join(map(str, e.seeds))} for e in found for row in e.rows()]
-    more = [dict.fromkeys(columns, "") | {key: cell[key] for key in columns} for cell in cells]
-    ends = {"error": " ".join((error or "").split()), "folder": str(job.folder)}
-    return [about | row | ends for row in more or [dict.fromkeys(columns, "")]]
+def _found(job: Job) -> list[dict]:
+    """Give the cells of the claims that a finished run recorded, by the table's columns."""
+    recorded = job.folder / "claims.json"
+    rows = []
+    for evidence in claims.read(recorded) if recorded.is_file() else []:  # a notebook need not record any
+        for row in evidence.rows():
+            row |= {"claim": evidence.claim, "seeds": " ".join(map(str, evidence.seeds))}
+            rows.append({column: row[column] for column in _COLUMNS})
+    return rows
 
 
-def _run(job: Job, variables: dict[str, str]) -> str | None:
+def _run(job: Job, environment: dict[str, str]) -> str | None:
     """On a worker: give the error of a run that will fail again; let dask try again what a dead kernel left."""
-    os.environ.update(variables | dict.fromkeys(_ONE_THREAD, "1"))
     try:
-        runs.run(job.notebook, job.parameters, folder=job.folder, progress=False, again=False)
-    except runs.KernelDied:
+        runs.run(job.notebook, job.parameters, folder=job.folder, environment=environment, progress=False, again=False)
+    except KernelDied:
         raise
-    except (runs.RunFailed, OSError, ValueError) as error:
+    except (RunFailed, OSError, ValueError) as error:
         return str(error)
     return None
 
@@ -205,13 +269,19 @@ def _outcome(future) -> str | None:
 def _client(scheduler: str | None, workers: int) -> Iterator[Client]:
     if scheduler:
         try:
-            client = Client(scheduler, timeout="20s")
+            client = Client(scheduler, timeout="8s")
         except (OSError, TimeoutError, ValueError) as error:
             raise OSError(f"scheduler: no Dask scheduler answers at {scheduler} ({error})") from error
         with client:
             yield client
         return
-    local = {"threads_per_worker": 1, "memory_limit": None, "dashboard_address": "127.0.0.1:0", "protocol": "tcp://"}
-    local["silence_logs"] = logging.ERROR  # a worker is slow to end after a kernel, and dask warns of it
-    with LocalCluster(n_workers=workers, **local) as cluster, Client(cluster) as client:
+    local = LocalCluster(
+        n_workers=workers,
+        threads_per_worker=1,
+        memory_limit=None,
+        protocol="tcp://",
+        dashboard_address="127.0.0.1:0",
+        silence_logs=logging.ERROR,  # a worker is slow to end after a kernel, and dask warns of it
+    )
+    with local as cluster, Client(cluster) as client:
         yield client

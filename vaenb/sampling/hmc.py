@@ -11,12 +11,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import cached_property
 from numbers import Integral
+from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from vaenb.checks import check_gradients, check_latents
+from vaenb.checks import check_counts, check_gradients, check_latents, check_number, check_whole, ordinary
+from vaenb.precision import check_precision, no_autocast
+from vaenb.sampling.adaptation import Adaptation
 from vaenb.sampling.chains import ess, split_rhat
 
 LogDensity = Callable[[Tensor, Tensor], Tensor]
@@ -58,10 +61,17 @@ class Chains:
         """The state of each chain with the highest log density (N, D)."""
         return self.samples[torch.arange(len(self.samples)), self.log_density.argmax(1)]
 
-    def __getitem__(self, index: Tensor | slice) -> "Chains":
-        """Some of the chains."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Chains(**{k: v[index] if isinstance(v, Tensor) else v for k, v in values.items()})
+    def __getitem__(self, index: Any) -> "Chains":
+        """Some of the chains; of a number, one chain in the same shapes, N = 1."""
+        if index is None or isinstance(index, bool):
+            raise TypeError(f"index: numbers, a slice, or bools for each of the chains expected, got {index!r}")
+        if isinstance(index, Integral) or getattr(index, "ndim", None) == 0:
+            index = [range(len(self.start))[int(index)]]
+        chosen: dict[str, Any] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            chosen[field.name] = value[index] if isinstance(value, Tensor) else value
+        return Chains(**chosen)
 
     @cached_property
     def ess(self) -> Tensor:
@@ -92,6 +102,7 @@ class State:
     gradient: Tensor  # (N, D)
 
 
+@no_autocast
 def sample(
     log_density: LogDensity,
     z0: Tensor,
@@ -122,14 +133,23 @@ def sample(
     whose period it happens to match would never move.
     """
     check_gradients()
-    step, scale = _check(z0, num_samples, warmup, leapfrog_steps, step_size, target_accept, jitter, scale, chunk)
-    z0 = z0.detach()
+    check_latents(z0, "z0")
+    check_precision("z0", z0)
+    check_counts(num_samples=num_samples, leapfrog_steps=leapfrog_steps, chunk=chunk)
+    check_whole("warmup", warmup, least=0)
+    check_number("target_accept", target_accept, "a rate between 0 and 1", above=0, below=1)
+    check_number("jitter", jitter, "a share of the step size, from 0 to below 1,", least=0, below=1)
+    num_samples, warmup, leapfrog_steps = int(num_samples), int(warmup), int(leapfrog_steps)
+    count, dims = z0.shape
+    first_step = _positive("step_size", step_size, z0, (count,)).expand(count)
+    first_scale = _positive("scale", 1.0 if scale is None else scale, z0, (dims,), (count, dims)).expand_as(z0)
+    z0 = ordinary(z0)
     index = torch.arange(len(z0), device=z0.device)
     seeds = _seeds(seeds, generator, len(z0))
-    density = value_and_gradient(log_density, index, chunk)
+    density = value_and_gradient(log_density, index, int(chunk))
     state = start(density, z0)
     noise = _noise(seeds, z0)
-    adaptation = _Adaptation(step, scale, warmup, target_accept, adapt_scale)
+    adaptation = Adaptation(first_step, first_scale, warmup, target_accept, adapt_scale)
     history: list[tuple[Tensor, ...]] = []
     bar = tqdm(total=warmup + num_samples, leave=False, disable=not progress, unit="transition", mininterval=1)
     try:
@@ -161,8 +181,7 @@ def value_and_gradient(
     def part(z: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         with torch.enable_grad():  # also where the caller has switched gradients off
             z = z if create_graph and z.requires_grad else z.detach().requires_grad_()
-            value = log_density(z, rows)
-            _check_density(value, rows)
+            value = _value(log_density, z, rows)
             (gradient,) = torch.autograd.grad(value.sum(), z, create_graph=create_graph, allow_unused=True)
         if gradient is None:
             raise ValueError(_NO_GRADIENT)
@@ -171,7 +190,11 @@ def value_and_gradient(
     def whole(z: Tensor) -> tuple[Tensor, Tensor]:
         if len(z) <= chunk:
             return part(z, index)
-        values, gradients = zip(*map(part, z.split(chunk), index.split(chunk)), strict=True)
+        values, gradients = [], []
+        for some, rows in zip(z.split(chunk), index.split(chunk), strict=True):
+            value, gradient = part(some, rows)
+            values.append(value)
+            gradients.append(gradient)
         return torch.cat(values), torch.cat(gradients)
 
     return whole
@@ -203,7 +226,8 @@ def transition(
     `momentum` (N, D) is N(0, I) and `uniform` (N,) in [0, 1). A chain that rejects keeps its current state.
     """
     end, momentum_end = leapfrog(density, state, momentum, step_size, scale, leapfrog_steps)
-    energy, energy_end = (_energy(*pair).detach() for pair in ((state, momentum), (end, momentum_end)))
+    energy = _energy(state, momentum).detach()
+    energy_end = _energy(end, momentum_end).detach()
     error = torch.where(energy_end.isfinite(), energy_end - energy, math.inf)
     probability = (-error).clamp_max(0).exp()
     accept = uniform < probability
@@ -234,71 +258,12 @@ def _energy(state: State, momentum: Tensor) -> Tensor:
     return 0.5 * (momentum**2).sum(1) - state.log_density
 
 
-class _Adaptation:
-    """Each chain's step size by dual averaging, and its scale from the draws of growing windows."""
-
-    def __init__(self, step_size: Tensor, scale: Tensor, warmup: int, target_accept: float, adapt_scale: bool) -> None:
-        self.target_accept, self.warmup = target_accept, warmup
-        self.step_size, self.scale = step_size, scale
-        self.windows = _windows(warmup) if adapt_scale else set()
-        self.count, self.draws = 0, []
-        self._restart(towards=10)
-
-    def _restart(self, *, towards: float) -> None:
-        """Begin dual averaging at the present step size, drawn towards that many times it."""
-        self.k, self.shrink_to = 0, (towards * self.step_size).log()
-        self.error, self.log_average = torch.zeros_like(self.step_size), torch.zeros_like(self.step_size)
-
-    def update(self, probability: Tensor, z: Tensor) -> None:
-        """Take in a transition of the warm-up; after the last one the step size is the average, and stays."""
-        self.count += 1
-        self._dual_averaging(probability)
-        if self.windows:
-            self.draws.append(z)
-            if self.count in self.windows:
-                self._learn_scale()
-        if self.count == self.warmup:
-            self.step_size = self.log_average.exp()
-
-    def _dual_averaging(self, probability: Tensor) -> None:
-        """Algorithm 5 of Hoffman and Gelman with their constants γ = 0.05, t₀ = 10, κ = 0.75."""
-        self.k += 1
-        self.error += (self.target_accept - probability - self.error) / (self.k + 10)
-        log_step = self.shrink_to - self.error * self.k**0.5 / 0.05
-        self.log_average += self.k**-0.75 * (log_step - self.log_average)
-        self.step_size = log_step.exp()
-
-    def _learn_scale(self) -> None:
-        """Take the window's standard deviation, weighted against the present scale as five draws of it would be.
-
-        The mean is geometric: an arithmetic one would not forget a scale that began far too large.
-        """
-        draws = torch.stack(self.draws)
-        n = len(draws)
-        self.scale = self.scale * (draws.std(0) / self.scale).clamp_min(1e-3) ** (n / (n + 5))
-        self.step_size = self.log_average.exp()
-        self.draws = []
-        self._restart(towards=2)  # near by now: ten times would leave short warm-ups with too large a step
-
-
-def _windows(warmup: int) -> set[int]:
-    """Transitions at which the scale is learnt: windows that double, between a first and a last part without."""
-    first, last = round(0.15 * warmup), round(0.75 * warmup)
-    ends, size = [], max(10, warmup // 20)
-    end = first + size
-    while end + 2 * size <= last:
-        ends.append(end)
-        size *= 2
-        end += size
-    return {*ends, last} if last - first >= 10 else set()
-
-
 def _noise(seeds: Tensor, like: Tensor):
     """Yield each transition's momentum (N, D) and uniform number (N,), every chain's from a generator of its own."""
     generators = [torch.Generator().manual_seed(seed) for seed in seeds.tolist()]
-    shape, dtype = (_BLOCK, like.shape[1]), like.dtype
+    dims, dtype = like.shape[1], like.dtype
     while True:
-        momenta = torch.stack([torch.randn(shape, generator=g, dtype=dtype) for g in generators], 1)
+        momenta = torch.stack([torch.randn(_BLOCK, dims, generator=g, dtype=dtype) for g in generators], 1)
         uniforms = torch.stack([torch.rand(2, _BLOCK, generator=g, dtype=dtype) for g in generators], 2)
         accept, wobble = uniforms.to(like.device)
         yield from zip(momenta.to(like.device), accept, 2 * wobble - 1, strict=True)
@@ -306,16 +271,17 @@ def _noise(seeds: Tensor, like: Tensor):
 
 def _seeds(seeds: Tensor | None, generator: torch.Generator | None, count: int) -> Tensor:
     if seeds is None:
-        device = generator.device if generator else None
-        return torch.randint(2**62, (count,), generator=generator, device=device).cpu()
+        home = generator.device if generator else None
+        return torch.randint(2**62, (count,), generator=generator, device=home).cpu()
     if not isinstance(seeds, Tensor) or seeds.shape != (count,) or seeds.is_floating_point():
-        raise ValueError(f"seeds: whole numbers ({count},), one for each chain, expected, got {seeds!r}")
+        raise ValueError(f"seeds: a tensor of whole numbers ({count},), one for each chain, expected, got {seeds!r}")
     return seeds.cpu()
 
 
-def _chains(history: list, z0: Tensor, warmup: int, adaptation: _Adaptation, seeds: Tensor, steps: int) -> Chains:
-    none = (z0, *[z0[:, 0]] * 3)  # so that an interrupt before the first transition has shapes, too
-    states, densities, accepted, diverged = (torch.stack(c, 1) for c in zip(none, *history, strict=True))
+def _chains(history: list, z0: Tensor, warmup: int, adaptation: Adaptation, seeds: Tensor, steps: int) -> Chains:
+    none = z0[:, 0]  # so that an interrupt before the first transition has shapes, too
+    history = [(z0, none, none, none), *history]
+    states, densities, accepted, diverged = (torch.stack(part, 1) for part in zip(*history, strict=True))
     kept = slice(1 + warmup, None)
     return Chains(
         start=z0,
@@ -328,37 +294,26 @@ def _chains(history: list, z0: Tensor, warmup: int, adaptation: _Adaptation, see
         scale=adaptation.scale.expand_as(z0),
         divergences=diverged[:, kept].sum(1).long(),
         seeds=seeds.to(z0.device),
-        gradient_calls=1 + steps * len(history),
+        gradient_calls=1 + steps * (len(history) - 1),
     )
 
 
-def _check_density(value, rows: Tensor) -> None:
+def _value(log_density: LogDensity, z: Tensor, rows: Tensor) -> Tensor:
+    """Evaluate a user's density: one value a chain, that depends on z."""
+    value = log_density(z, rows)
     if not isinstance(value, Tensor) or value.shape != rows.shape:
         got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
         raise ValueError(f"log_density: one value for each chain, {tuple(rows.shape)}, expected, got {got}")
     if not value.requires_grad:
         raise ValueError(_NO_GRADIENT)
+    return value
 
 
-def _check(
-    z0, num_samples, warmup, leapfrog_steps, step_size, target_accept, jitter, scale, chunk
-) -> tuple[Tensor, Tensor]:
-    check_latents(z0, "z0")
-    counts = {"num_samples": (num_samples, 1), "warmup": (warmup, 0), "leapfrog_steps": (leapfrog_steps, 1)}
-    for name, (value, least) in (counts | {"chunk": (chunk, 1)}).items():
-        if not isinstance(value, Integral) or value < least:
-            raise ValueError(f"{name}: a whole number ≥ {least} expected, got {value!r}")
-    if not 0 < target_accept < 1:
-        raise ValueError(f"target_accept: a rate between 0 and 1 expected, got {target_accept!r}")
-    if not 0 <= jitter < 1:
-        raise ValueError(f"jitter: a share of the step size, from 0 to below 1, expected, got {jitter!r}")
-    shapes = {"step_size": ((), (len(z0),)), "scale": ((), z0.shape[1:], z0.shape)}
-    given = {"step_size": step_size, "scale": 1.0 if scale is None else scale}
-    for name, value in given.items():
-        value = given[name] = torch.as_tensor(value, dtype=z0.dtype, device=z0.device).detach()
-        if value.shape not in shapes[name] or not (value.isfinite() & (value > 0)).all():
-            wanted = " or ".join(str(tuple(s)) if s else "a number" for s in shapes[name])
-            raise ValueError(
-                f"{name}: positive, {wanted}, expected, got shape {tuple(value.shape)} from {value.min():.3g}"
-            )
-    return given["step_size"].expand(len(z0)), given["scale"].expand_as(z0)
+def _positive(name: str, value: float | Tensor, like: Tensor, *shapes: tuple[int, ...]) -> Tensor:
+    """Refuse what is not positive, a number or of one of the shapes; give it as a tensor like `like`."""
+    given = torch.as_tensor(value, dtype=like.dtype, device=like.device).detach()
+    if given.shape not in ((), *shapes) or not (given.isfinite() & (given > 0)).all():
+        wanted = " or ".join(["a number", *map(str, shapes)])
+        got = f"shape {tuple(given.shape)} from {given.min():.3g}"
+        raise ValueError(f"{name}: positive, {wanted}, expected, got {got}")
+    return given

@@ -1,69 +1,163 @@
-"""What the explorers are made of: a slider, a view, and a small line chart."""
+"""What the explorers are made of: sliders over a picture and its numbers, and a small line chart."""
 
 import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import product
+from typing import Any
 
 import ipywidgets as ipw
+from torch import Tensor
 
-from vaenb.plots import COLORS
+from vaenb.plots import COLORS, tile
+
+_START = (
+    '<svg xmlns="http://www.w3.org/2000/svg" width="{}" height="{}" '
+    'font-family="Helvetica, Arial, sans-serif" font-size="12">'
+    '<rect width="100%" height="100%" fill="white"/>'
+)
+_MIDDLE = ' text-anchor="middle"'
+_END = ' text-anchor="end"'
+_SOLID = ' stroke-width="2.5" '
+LAZY: dict[str, Any] = {"continuous_update": False}  # a slider that draws when it is let go
+
+Range = tuple[float, float]
+Numbers = Sequence[float]
+
+
+class Explorer:
+    """Sliders, a caption, and under it a picture, numbers and a curve that `_draw` draws anew when a slider moves."""
+
+    def __init__(self, caption: str, picture: str = "png") -> None:
+        """Lay it out and draw it; the attributes that are sliders by now stand on top."""
+        parts = vars(self).values()
+        sliders = [part for part in parts if isinstance(part, ipw.SelectionSlider)]
+        self.picture = ipw.Image(format=picture)
+        self.curve = ipw.Image(format="svg+xml")
+        self.numbers = ipw.HTML(layout=ipw.Layout(min_width="34em"))
+        title = ipw.HTML(f"<b>{caption}</b>")
+        self.column = ipw.VBox([title, self.picture, self.numbers])
+        self.sliders = ipw.VBox(sliders)
+        below = ipw.HBox([self.column, self.curve])
+        self.view = ipw.VBox([self.sliders, below])
+        for slider in sliders:
+            slider.observe(self._draw, "value")
+        self._draw()
+
+    def _draw(self, change=None) -> None:
+        raise NotImplementedError
+
+    def say(self, *parts: str) -> None:
+        """Show these numbers."""
+        self.numbers.value = " · ".join(parts)
+
+
+def _plain(option) -> str:
+    return f"{option:g}" if isinstance(option, float) else str(option)
+
+
+def slider_of(options: Iterable, description: str, shown: Callable = _plain, **more) -> ipw.SelectionSlider:
+    """Make a slider over options, each as it is `shown`."""
+    named = [(shown(option), option) for option in options]
+    slider = ipw.SelectionSlider(options=named, description=description, **more)
+    slider.layout.width = "34em"
+    slider.style.description_width = "11em"
+    return slider
+
+
+def check_pairs(name: str, results: Mapping, models: Iterable, pair: str) -> list:
+    """Refuse results that are not there for each pair of a model and something else; give what else there is."""
+    others = list(dict.fromkeys(other for _, other in results))
+    if not results or set(results) != set(product(models, others)):
+        raise ValueError(f"{name}: one for each {pair} of models {list(models)} expected, got {list(results)}")
+    return others
+
+
+def enlarged(*rows: Tensor, width: int) -> bytes:
+    """Rows of images (n, C, H, W) as one PNG, each image about `width` pixels wide."""
+    zoom = max(1, width // rows[0].shape[-1])
+    return tile(list(rows), zoom=zoom)
+
+
+def drawing(width: int, height: int, marks: Iterable[str]) -> bytes:
+    """An SVG: plotly would take 300 ms where this takes 0.1."""
+    return f"{_START.format(width, height)}{''.join(marks)}</svg>".encode()
+
+
+def text(x: object, y: object, label: str, style: str = _MIDDLE) -> str:
+    return f'<text x="{x}" y="{y}"{style}>{label}</text>'
+
+
+def polyline(points: Iterable[Range], color: str, style: str) -> str:
+    places = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+    return f'<polyline points="{places}" fill="none" stroke="{color}"{style}/>'
+
+
+def circle(x: float, y: float, color: str, style: str = "") -> str:
+    return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="6" fill="{color}"{style}/>'
 
 
 class Chart:
-    """A small line chart as SVG: plotly would take 300 ms where this takes 0.1."""
+    """A small line chart as SVG, over the ranges `xs` and `ys`."""
 
-    width, height, left, bottom, top = 390, 240, 60, 200, 20
+    width, height = 390, 240
+    left, right, bottom, top = 60, 370, 200, 20
 
-    def __init__(self, xs: tuple[float, float], ys: tuple[float, float], x_title: str, y_title: str) -> None:
-        self.xs, self.ys, self.titles, self.marks = xs, ys, (x_title, y_title), []
+    def __init__(self, xs: Range, ys: Range, x_title: str, y_title: str) -> None:
+        self.xs, self.ys = xs, ys
+        self.x_title, self.y_title = x_title, y_title
+        self.marks: list[str] = []
 
     def x(self, value: float) -> float:
-        return self.left + (value - self.xs[0]) / (self.xs[1] - self.xs[0]) * (self.width - self.left - 20)
+        low, high = self.xs
+        return self.left + (value - low) / (high - low) * (self.right - self.left)
 
     def y(self, value: float) -> float:
-        return self.bottom - (value - self.ys[0]) / (self.ys[1] - self.ys[0]) * (self.bottom - self.top)
+        low, high = self.ys
+        return self.bottom - (value - low) / (high - low) * (self.bottom - self.top)
 
-    def line(self, xs: list[float], ys: list[float], color: str, *, dashed: bool = False) -> None:
-        points = " ".join(f"{self.x(a):.1f},{self.y(b):.1f}" for a, b in zip(xs, ys, strict=True))
-        dash = 'stroke-dasharray="6 4" ' if dashed else ""
-        self.marks.append(f'<polyline points="{points}" fill="none" stroke="{color}" stroke-width="2.5" {dash}/>')
+    def line(self, xs: Numbers, ys: Numbers, color: str, style: str = _SOLID) -> None:
+        places = zip(map(self.x, xs), map(self.y, ys), strict=True)
+        self.marks.append(polyline(places, color, style))
+
+    def guide(self, xs: Numbers, ys: Numbers, color: str = "#999999") -> None:
+        """Draw a dashed line, to compare with."""
+        self.line(xs, ys, color, f'{_SOLID}stroke-dasharray="6 4" ')
 
     def dot(self, x: float, y: float) -> None:
-        self.marks.append(f'<circle cx="{self.x(x):.1f}" cy="{self.y(y):.1f}" r="6" fill="{COLORS[1]}"/>')
+        self.marks.append(circle(self.x(x), self.y(y), COLORS[1]))
 
-    def svg(self, *legend: tuple[str, str]) -> str:
+    def one_of_many(self, xs: Numbers, values: Tensor, i: int, at: int, one: str, mean: str) -> bytes:
+        """Draw the line of one image i of values (K, N) with a dot on it, before the mean of all, grey and dashed."""
+        chosen = values[:, i].tolist()
+        self.guide(xs, values.mean(1).tolist())
+        self.line(xs, chosen, COLORS[0])
+        self.dot(xs[at], chosen[at])
+        return self.svg((one, COLORS[0]), (f"{mean}, dashed", "#666"))
+
+    def svg(self, *legend: tuple[str, str]) -> bytes:
         """The whole picture; `legend` holds (text, colour) from the top right down."""
-        middle, right, (x_title, y_title) = (self.top + self.bottom) / 2, self.width - 20, self.titles
-        ticks = "".join(
-            f'<text x="{self.x(v):.1f}" y="{self.bottom + 17}" text-anchor="middle">{_tick(v, self.xs)}</text>'
-            for v in (self.xs[0], sum(self.xs) / 2, self.xs[1])
-        ) + "".join(
-            f'<text x="{self.left - 8}" y="{self.y(v) + 4:.1f}" text-anchor="end">{_tick(v, self.ys)}</text>'
-            for v in (self.ys[0], sum(self.ys) / 2, self.ys[1])
-        )
-        names = "".join(
-            f'<text x="{right}" y="{self.top + 2 + 16 * k}" text-anchor="end" fill="{color}">{text}</text>'
-            for k, (text, color) in enumerate(legend)
-        )
-        return (
-            f'<svg xmlns="http://www.w3.org/2000/svg" width="{self.width}" height="{self.height}" '
-            'font-family="Helvetica, Arial, sans-serif" font-size="12"><rect width="100%" height="100%" fill="white"/>'
-            f'<path d="M{self.left},{self.top}V{self.bottom}H{right}" fill="none" stroke="#888"/>{ticks}'
-            f'<text x="{(self.left + self.width) / 2}" y="{self.height - 4}" text-anchor="middle">{x_title}</text>'
-            f'<text x="14" y="{middle}" transform="rotate(-90 14 {middle})" text-anchor="middle">{y_title}</text>'
-            f"{''.join(self.marks)}{names}</svg>"
-        )
+        axes = f"M{self.left},{self.top}V{self.bottom}H{self.right}"
+        parts = [f'<path d="{axes}" fill="none" stroke="#888"/>']
+        for value, label in _ticks(self.xs):
+            parts.append(text(f"{self.x(value):.1f}", self.bottom + 17, label))
+        for value, label in _ticks(self.ys):
+            height = self.y(value) + 4
+            parts.append(text(self.left - 8, f"{height:.1f}", label, _END))
+        center = (self.left + self.width) / 2
+        middle = (self.top + self.bottom) / 2
+        turned = f' transform="rotate(-90 14 {middle})"{_MIDDLE}'
+        parts.append(text(center, self.height - 4, self.x_title))
+        parts.append(text(14, middle, self.y_title, turned))
+        parts += self.marks
+        for k, (label, color) in enumerate(legend):
+            style = f'{_END} fill="{color}"'
+            parts.append(text(self.right, self.top + 2 + 16 * k, label, style))
+        return drawing(self.width, self.height, parts)
 
 
-def _tick(value: float, ends: tuple[float, float]) -> str:
-    """As many decimals as tell the ends and the middle apart: −7123 on an axis of hundreds, 0.05 on one of tenths."""
-    decimals = max(0, 1 - math.floor(math.log10(abs(ends[1] - ends[0]))))
-    return f"{value:.{decimals}f}" if decimals < 5 else f"{value:.2g}"
-
-
-def slider_of(options: list, description: str, **more) -> ipw.SelectionSlider:
-    wide = {"style": {"description_width": "11em"}, "layout": ipw.Layout(width="34em")}
-    return ipw.SelectionSlider(options=options, description=description, **wide, **more)
-
-
-def view_of(sliders: list, caption: str, left: list, right: ipw.Widget) -> ipw.VBox:
-    captions = ipw.HTML(f"<b>{caption}</b>")
-    return ipw.VBox([ipw.VBox(sliders), ipw.HBox([ipw.VBox([captions, *left]), right])])
+def _ticks(ends: Range) -> list[tuple[float, str]]:
+    """Both ends and the middle, in as many decimals as tell them apart: −7123 among hundreds, 0.05 among tenths."""
+    low, high = ends
+    decimals = max(0, 1 - math.floor(math.log10(abs(high - low))))
+    shape = f".{decimals}f" if decimals < 5 else ".2g"
+    return [(value, f"{value:{shape}}") for value in (low, (low + high) / 2, high)]

@@ -2,28 +2,24 @@
 
 import math
 from collections.abc import Sequence
-from numbers import Integral
 
 import ipywidgets as ipw
 import torch
 from torch import Tensor
 
-from vaenb.checks import check_images
-from vaenb.models.diffusion import DDGM, _image
+from vaenb.checks import check_whole
+from vaenb.models.diffusion import DDGM, as_images
 from vaenb.plots import COLORS, tile
-from vaenb.widgets.chart import Chart, slider_of, view_of
+from vaenb.widgets.chart import Chart, Explorer, slider_of
 
 _WAYS = {"noisy": "#777777", "walk back": COLORS[0], "single guess": COLORS[2]}  # and their colours
 _NOISE = 'share of noise, 1 − ᾱ<tspan dy="3" font-size="9">t</tspan>'
+_STYLE = "display:inline-block;width:20%;text-align:center;vertical-align:top"
+_CELL = f'<span style="{_STYLE}">{{}}</span>'
+_DENOISER = "denoiser β₁ = {:g}"
 
 
-class _TallChart(Chart):
-    """With room for a legend over the curves."""
-
-    height, bottom = 330, 290
-
-
-class DenoisingExplorer:
+class DenoisingExplorer(Explorer):
     """Drag the noise up, and compare three ways to take it out again, each with its error.
 
     `images` are sources by name, such as training and unseen images, as many of each, (N, C, S, S). Every image is
@@ -46,112 +42,90 @@ class DenoisingExplorer:
         steps: Sequence[int],
         seed: int = 0,
     ) -> None:
-        _check_models(ddgm, denoisers)
-        _check_sources(images, ddgm)
-        self.steps = _sorted_steps(steps, ddgm)
-        self.images = torch.stack(list(images.values())).cpu()  # (A, N, C, S, S)
-        self.noise = {t: 1 - ddgm.alpha_bar[t].item() for t in self.steps}
+        if not images or not denoisers or not steps:
+            raise ValueError("images, denoisers, steps: one or more of each expected")
+        for t in steps:
+            check_whole("steps", t, most=ddgm.steps)
+        for beta, denoiser in denoisers.items():
+            own = 1 - denoiser.alpha_bar[1].item()
+            if abs(beta - own) > 1e-6:
+                raise ValueError(f"denoisers[{beta!r}]: the key is not the model's β₁, which is {own:.4g}")
+        sizes = {name: len(x) for name, x in images.items()}
+        if len(set(sizes.values())) > 1:
+            raise ValueError(f"images: as many of each source expected, got {sizes}")
+        self.steps = sorted(set(steps))
         x = torch.cat(list(images.values())).to(ddgm.alpha_bar.device)
-        made = [_denoised(ddgm, denoisers, x, t, seed) for t in self.steps]
-        self.pictures = {n: torch.stack([m[n].view(self.images.shape) for m in made]) for n in made[0]}  # (K, A, N, …)
-        self.errors = {n: (p - self.images).square().mean((3, 4, 5)) for n, p in self.pictures.items()}  # (K, A, N)
-        self.source = slider_of([(name, k) for k, name in enumerate(images)], "source")
-        levels = [(f"t = {t} · {_percent(self.noise[t])} noise", t) for t in self.steps]
-        self.step = slider_of(levels, "noise level", value=self.steps[len(self.steps) // 2])
-        self.beta = slider_of([(f"{beta:g}", beta) for beta in denoisers], "β₁ of the denoiser")
-        self.image = slider_of(list(range(self.images.shape[1])), "image")
-        self.zoom = max(1, 112 // self.images.shape[-1])
-        wide = f"{5 * (self.zoom * self.images.shape[-1] + 4)}px"  # as the picture, whose parts are named below it
-        self.picture = ipw.Image(format="png", layout=ipw.Layout(width=wide, min_width=wide))
-        self.numbers = ipw.HTML(layout=ipw.Layout(width=wide, min_width=wide))
-        self.curve = ipw.Image(format="svg+xml")
-        sliders = [self.source, self.step, self.beta, self.image]
-        for slider in sliders:
-            slider.observe(self._draw, "value")
-        caption = "an image, its noise, and three ways to take it out"
-        self.view = view_of(sliders, caption, [self.picture, self.numbers], self.curve)
-        self._draw()
+        made: dict[str, list[Tensor]] = {}
+        self.noise: list[float] = []
+        for t in self.steps:
+            self.noise.append(1 - ddgm.alpha_bar[t].item())
+            for name, pictures in _denoised(ddgm, denoisers, x, t, seed).items():
+                made.setdefault(name, []).append(pictures.cpu())
+        self.images = x.cpu().unflatten(0, (len(images), -1))  # (A, N, C, S, S)
+        self.pictures, self.errors = {}, {}  # (K, A, N, C, S, S), (K, A, N)
+        for name, parts in made.items():
+            self.pictures[name] = torch.stack(parts).view(-1, *self.images.shape)
+            change = self.pictures[name] - self.images
+            self.errors[name] = change.square().mean((3, 4, 5))
+        self.source = slider_of(range(len(images)), "source", list(images).__getitem__)
+        middle = len(self.steps) // 2
+        self.step = slider_of(self.steps, "noise level", self._level, index=middle)
+        self.beta = slider_of(denoisers, "β₁ of the denoiser")
+        self.image = slider_of(range(self.images.shape[1]), "image")
+        self.zoom = max(1, 112 // x.shape[-1])
+        super().__init__("an image, its noise, and three ways to take it out")
+        side = self.zoom * x.shape[-1] + 4
+        wide = f"{5 * side}px"  # as the picture, whose parts are named below it
+        for shown in (self.picture, self.numbers):
+            shown.layout = ipw.Layout(width=wide, min_width=wide)
+
+    def _level(self, t: int) -> str:
+        noise = 100 * self.noise[self.steps.index(t)]
+        digits = ".2g" if noise < 10 else ".0f"
+        return f"t = {t} · {noise:{digits}} % noise"
 
     def _draw(self, change=None) -> None:
         source, i, beta = self.source.value, self.image.value, self.beta.value
-        k, names = self.steps.index(self.step.value), [*_WAYS, beta]
-        row = [self.images[source, i], *(self.pictures[name][k, source, i] for name in names)]
+        k = self.steps.index(self.step.value)
+        row = [self.images[source, i]]
+        captions = ["clean<br>MSE to it:"]
+        for name in (*_WAYS, _DENOISER.format(beta)):
+            row.append(self.pictures[name][k, source, i])
+            error = self.errors[name][k, source, i]
+            captions.append(f"{name}<br><b>{error:.3g}</b>")
         self.picture.value = tile([torch.stack(row)], zoom=self.zoom)
-        lines = ["clean<br>MSE to it:"]
-        for name in names:
-            lines.append(f"{_title(name)}<br><b>{self.errors[name][k, source, i]:.3g}</b>")
-        cell = f"display:inline-block;width:{100 / len(row):g}%;text-align:center;vertical-align:top"
-        cells = "".join(f'<span style="{cell}">{line}</span>' for line in lines)
+        cells = "".join(map(_CELL.format, captions))
         self.numbers.value = f'<div style="line-height:1.4">{cells}</div>'
-        self.curve.value = self._chart(names, source, k, beta).encode()
+        self.curve.value = self._chart(beta, source, k)
 
-    def _chart(self, names: list, source: int, k: int, beta: float) -> str:
+    def _chart(self, beta: float, source: int, k: int) -> bytes:
         """Mean errors over the noise 1 − ᾱ_t, and where the denoiser was trained."""
-        noise = [self.noise[t] for t in self.steps]
-        means = {name: self.errors[name][:, source].mean(1).tolist() for name in names}
-        colors, top = [*_WAYS.values(), COLORS[3]], max(1e-6, *(max(m) for m in means.values()))
-        chart = _TallChart((0, noise[-1]), (0, 1.5 * top), _NOISE, "mean MSE")
-        if beta <= noise[-1]:
-            chart.line([beta, beta], [0, top], "#999999", dashed=True)
-        for mean, color in zip(means.values(), colors, strict=True):
-            chart.line(noise, mean, color)
-            chart.dot(noise[k], mean[k])
-        legend = zip(map(_title, names), colors, strict=True)
-        return chart.svg(*legend, ("trained at β₁, dashed", "#666"))
+        colors = _WAYS | {_DENOISER.format(beta): COLORS[3]}
+        means = torch.stack([self.errors[name][:, source].mean(1) for name in colors])
+        top = max(1e-6, means.max().item())
+        most = self.noise[-1]
+        chart = Chart((0, most), (0, 1.5 * top), _NOISE, "mean MSE")
+        chart.height, chart.bottom = 330, 290  # room for a legend over the curves
+        if beta <= most:
+            chart.guide([beta, beta], [0, top])
+        for mean, color in zip(means.tolist(), colors.values(), strict=True):
+            chart.line(self.noise, mean, color)
+            chart.dot(self.noise[k], mean[k])
+        return chart.svg(*colors.items(), ("trained at β₁, dashed", "#666"))
 
 
 @torch.no_grad()
-def _denoised(ddgm: DDGM, denoisers: dict[float, DDGM], x: Tensor, t: int, seed: int) -> dict[str | float, Tensor]:
+def _denoised(ddgm: DDGM, denoisers: dict[float, DDGM], x: Tensor, t: int, seed: int) -> dict[str, Tensor]:
+    """Images noised to step t, and what each way makes of them."""
     generator = torch.Generator().manual_seed(seed)  # anew for each step: the same noise, and more of it
-    x_t, level = ddgm.noised(x, t, generator=generator), ddgm.alpha_bar[t].item()
+    x_t = ddgm.noised(x, t, generator=generator)
+    level = ddgm.alpha_bar[t].item()
     made = {
-        "noisy": _image(x_t / math.sqrt(level)),
+        "noisy": as_images(x_t / math.sqrt(level)),
         "walk back": ddgm.denoise(x_t, t, generator=generator),
         "single guess": ddgm.denoise(x_t, t, evaluations=1),
     }
     for beta, denoiser in denoisers.items():
-        made[beta] = denoiser.denoise(x_t * math.sqrt(denoiser.alpha_bar[1].item() / level), 1)
-    return {name: images.cpu() for name, images in made.items()}
-
-
-def _check_models(ddgm: DDGM, denoisers: dict[float, DDGM]) -> None:
-    if not isinstance(ddgm, DDGM):
-        raise TypeError(f"ddgm: a diffusion.DDGM expected, got {type(ddgm).__name__}")
-    if not denoisers:
-        raise ValueError("denoisers: one or more, by β₁, expected, got none; diffusion.denoiser builds them")
-    for beta, model in denoisers.items():
-        where = f"denoisers[{beta!r}]"
-        if not isinstance(model, DDGM):
-            raise TypeError(f"{where}: a diffusion.DDGM expected, got {type(model).__name__}")
-        if model.steps != 1 or model.image_shape != ddgm.image_shape:
-            got = f"{model.steps} of {model.image_shape}"
-            raise ValueError(f"{where}: a model of one step of images {ddgm.image_shape} expected, got {got}")
-        if abs(beta - (own := 1 - model.alpha_bar[1].item())) > 1e-6:
-            raise ValueError(f"{where}: the key is not the model's β₁, which is {own:.4g}")
-
-
-def _check_sources(images: dict[str, Tensor], ddgm: DDGM) -> None:
-    if not images:
-        raise ValueError("images: one source or more expected, got none")
-    for name, x in images.items():
-        check_images(x, f"images[{name!r}]")
-    shapes = {name: tuple(x.shape) for name, x in images.items()}
-    if len(set(shapes.values())) > 1 or next(iter(shapes.values()))[1:] != ddgm.image_shape:
-        raise ValueError(
-            f"images: as many of each source, (N, {', '.join(map(str, ddgm.image_shape))}), expected, got {shapes}"
-        )
-
-
-def _sorted_steps(steps: Sequence[int], ddgm: DDGM) -> list[int]:
-    whole = [t for t in steps if isinstance(t, Integral) and not isinstance(t, bool) and 1 <= t <= ddgm.steps]
-    if not whole or len(whole) < len(steps):
-        raise ValueError(f"steps: one whole number or more from 1 to {ddgm.steps} expected, got {list(steps)}")
-    return sorted({int(t) for t in whole})
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.2g} %" if share < 0.1 else f"{100 * share:.0f} %"
-
-
-def _title(name: str | float) -> str:
-    return name if isinstance(name, str) else f"denoiser β₁ = {name:g}"
+        own_level = denoiser.alpha_bar[1].item()
+        made[_DENOISER.format(beta)] = denoiser.denoise(x_t * math.sqrt(own_level / level), 1)
+    return made

@@ -2,17 +2,17 @@
 
 from functools import lru_cache
 
-import ipywidgets as ipw
 import torch
 from torch import Tensor
 
 from vaenb.contract import LatentModel
 from vaenb.metrics.distortion import DDCurve
-from vaenb.plots import COLORS, tile
-from vaenb.widgets.chart import Chart
+from vaenb.widgets.chart import LAZY, Chart, Explorer, check_pairs, enlarged, slider_of
+
+Name = float | str
 
 
-class LatentAttackExplorer:
+class LatentAttackExplorer(Explorer):
     """Drag the attack radius ε, its target, and the model (by β or by name), and watch a reconstruction break.
 
     `models` are keyed by β or by name; `curves` by (β or name, target) are `dd_curve`s of the latents of images `x`
@@ -22,68 +22,48 @@ class LatentAttackExplorer:
 
     def __init__(
         self,
-        models: dict[float | str, LatentModel],
-        curves: dict[tuple[float | str, str], DDCurve],
+        models: dict[Name, LatentModel],
+        curves: dict[tuple[Name, str], DDCurve],
         x: Tensor,
         *,
         unit: str = "latent units",
     ) -> None:
-        targets = list(dict.fromkeys(target for _, target in curves))
-        if set(curves) != {(name, target) for name in models for target in targets} or not curves:
-            raise ValueError(
-                f"curves: one for each (model, target) of models {list(models)} expected, got {list(curves)}"
-            )
-        first = next(iter(curves.values()))
-        if any(not torch.equal(c.radii, first.radii) or c.adversarial.shape[1] != len(x) for c in curves.values()):
-            raise ValueError(f"curves: the same radii, and {len(x)} images as in x, expected in each")
-        if any(c.radii[0] != 0 or "SSIM" not in c.values for c in curves.values()):
-            raise ValueError("curves: radii from 0 (the plain reconstruction) and SSIM among the metrics expected")
-        self.models, self.curves, self.x, self.unit = models, curves, x, unit
-        wide = {"style": {"description_width": "11em"}, "layout": ipw.Layout(width="34em")}
-        steps = [(f"{r:.3g}", k) for k, r in enumerate(first.radii.tolist())]
-        self.eps = ipw.SelectionSlider(options=steps, description="attack radius ε", continuous_update=True, **wide)
-        numbers = all(isinstance(name, (int, float)) for name in models)
-        names = [(f"{name:g}" if numbers else str(name), name) for name in models]
-        label = "weight β" if numbers else "model"
-        self.model = ipw.SelectionSlider(options=names, description=label, continuous_update=False, **wide)
-        self.target = ipw.SelectionSlider(options=targets, description="target", continuous_update=False, **wide)
-        self.image = ipw.IntSlider(0, 0, len(x) - 1, description="test image", continuous_update=False, **wide)
-        self.picture = ipw.Image(format="png")
-        self.curve = ipw.Image(format="svg+xml")
-        self.numbers = ipw.HTML(layout=ipw.Layout(min_width="34em"))
+        targets = check_pairs("curves", curves, models, "(model, target)")
+        radii = next(iter(curves.values())).radii
+        for curve in curves.values():
+            fits = torch.equal(curve.radii, radii) and curve.adversarial.shape[1] == len(x)
+            if not fits or radii[0] != 0 or "SSIM" not in curve.values:
+                raise ValueError(f"curves: the same radii from 0, SSIM and {len(x)} images as in x expected in each")
+        self.models, self.curves = models, curves
+        self.x, self.unit = x.cpu(), unit
         self._decoded = lru_cache(maxsize=64)(self._decode)
-        sliders = [self.eps, self.target, self.model, self.image]
+        named = any(isinstance(name, str) for name in models)
+        self.eps = slider_of(range(len(radii)), "attack radius ε", lambda k: f"{radii[k]:.3g}")
+        self.target = slider_of(targets, "target", **LAZY)
+        self.model = slider_of(models, "model" if named else "weight β", **LAZY)
+        self.image = slider_of(range(len(x)), "test image", **LAZY)
+        super().__init__("original · reconstruction · attacked reconstruction")
         if len(targets) == 1:
-            sliders.remove(self.target)
-        for slider in sliders:
-            slider.observe(self._draw, "value")
-        captions = ipw.HTML("<b>original · reconstruction · attacked reconstruction</b>")
-        left = ipw.VBox([captions, self.picture, self.numbers])
-        self.view = ipw.VBox([ipw.VBox(sliders), ipw.HBox([left, self.curve])])
-        self._draw()
+            self.sliders.children = self.eps, self.model, self.image
 
     @torch.no_grad()
-    def _decode(self, name: float | str, target: str, image: int) -> Tensor:
+    def _decode(self, name: Name, target: str, image: int) -> Tensor:
         """Decode one image's attacked latents at every radius: (K, C, H, W)."""
-        return self.models[name].decode(self.curves[name, target].adversarial[:, image])
+        codes = self.curves[name, target].adversarial[:, image]
+        return self.models[name].decode(codes).cpu()
 
     def _draw(self, change=None) -> None:
-        k, i, at = self.eps.value, self.image.value, (self.model.value, self.target.value)
-        decoded, curve = self._decoded(*at, i), self.curves[at]
-        zoom = max(1, 192 // self.x.shape[-1])
-        self.picture.value = tile([torch.stack([self.x[i].cpu(), decoded[0].cpu(), decoded[k].cpu()])], zoom=zoom)
-        values = {name: v[k, i].item() for name, v in curve.values.items()}
-        shown = " · ".join(f"{name} <b>{value:.3f}</b>" for name, value in values.items())
-        self.numbers.value = f"reconstruction against attacked reconstruction: {shown}"
-        self.curve.value = _curve_svg(curve, "SSIM", k, i, self.unit).encode()
-
-
-def _curve_svg(curve: DDCurve, metric: str, k: int, i: int, unit: str) -> str:
-    """Draw the mean curve, this image's curve and the point on it."""
-    radii, values = curve.radii.tolist(), curve.values[metric]
-    one, mean = values[:, i].tolist(), values.mean(1).tolist()
-    chart = Chart((radii[0], radii[-1]), (min(0.0, values.min().item()), 1.0), f"attack radius ε ({unit})", metric)
-    chart.line(radii, mean, "#999999", dashed=True)
-    chart.line(radii, one, COLORS[0])
-    chart.dot(radii[k], one[k])
-    return chart.svg(("this image", COLORS[0]), ("mean, dashed", "#666"))
+        k, i = self.eps.value, self.image.value
+        at = self.model.value, self.target.value
+        curve = self.curves[at]
+        decoded = self._decoded(*at, i)
+        row = torch.stack([self.x[i], decoded[0], decoded[k]])
+        self.picture.value = enlarged(row, width=192)
+        shown = []
+        for metric, values in curve.values.items():
+            shown.append(f"{metric} <b>{values[k, i]:.3f}</b>")
+        self.say(f"reconstruction against attacked reconstruction: {shown[0]}", *shown[1:])
+        radii, ssim = curve.radii.tolist(), curve.values["SSIM"]
+        low = min(0.0, ssim.min().item())
+        chart = Chart((0, radii[-1]), (low, 1), f"attack radius ε ({self.unit})", "SSIM")
+        self.curve.value = chart.one_of_many(radii, ssim, i, k, "this image", "mean")

@@ -1,25 +1,29 @@
 """The explorers of scores that should tell unknown images from ordinary ones (notebooks 01 and 09)."""
 
 import math
-from collections.abc import Callable, Sequence
-from functools import lru_cache
+from collections.abc import Callable
 from html import escape
 
 import ipywidgets as ipw
 import torch
 from torch import Tensor
 
-from vaenb.checks import check_counts, check_images
+from vaenb.checks import check_counts, check_images, check_vector
 from vaenb.data import recolor
-from vaenb.metrics.calibration import _vector
 from vaenb.metrics.detection import auroc
-from vaenb.plots import COLORS, tile
-from vaenb.widgets.chart import Chart, slider_of, view_of
+from vaenb.plots import COLORS
+from vaenb.widgets.chart import Chart, Explorer, enlarged, slider_of
 
+Pair = tuple[Tensor, Tensor]
+"""(innocent, suspicious): two sets of scores, or two batches of images."""
+Scores = dict[str, dict[str, Pair]]
+
+_RATES = (0.0, 0.005, 0.01, 0.02, 0.03, 0.05, 0.08, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0)
 _SHOWN = 8  # images in a row of examples
+_LEVEL, _CONTRAST = 4, 10  # where brightness is 0 and contrast 1: the image as it is
 
 
-class DetectorExplorer:
+class DetectorExplorer(Explorer):
     """Drag the threshold of a detector, count whom it catches and whom it accuses, and see which images those are.
 
     `scores[detector][pair]` holds two sets of scores, (innocent, suspicious), (n,) and (m,); larger is more suspicious,
@@ -28,82 +32,108 @@ class DetectorExplorer:
     first of them.
     """
 
-    def __init__(
-        self,
-        scores: dict[str, dict[str, tuple[Tensor, Tensor]]],
-        images: dict[str, tuple[Tensor, Tensor]] | None = None,
-    ) -> None:
-        self.scores, self.images = _checked_scores(scores), images
-        pairs = list(next(iter(self.scores.values())))
+    def __init__(self, scores: Scores, images: dict[str, Pair] | None = None) -> None:
+        pairs = [set(group) for group in scores.values()]
+        if not pairs or not pairs[0] or pairs.count(pairs[0]) < len(pairs):
+            raise ValueError(f"scores: the same pairs for each detector expected, got {pairs}")
+        self.scores: Scores = {}
+        self.roc: dict[tuple[str, str], tuple] = {}
+        for detector, group in scores.items():
+            self.scores[detector] = {}
+            for pair, (innocent, suspicious) in group.items():
+                name = f"scores[{detector!r}][{pair!r}]"
+                innocent = _vector(innocent, f"{name}, innocent")
+                suspicious = _vector(suspicious, f"{name}, suspicious")
+                self.scores[detector][pair] = innocent, suspicious
+                self.roc[detector, pair] = _roc(innocent, suspicious)
+        self.images = images
         if images is not None:
-            _check_pictures(images, self.scores, pairs)
-        rates = [0.0, 0.005, 0.01, 0.02, 0.03, 0.05, 0.08, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0]
-        self.alarms = slider_of([(f"{r:.1%}", r) for r in rates], "false alarms", value=0.05)
-        self.detector, self.pair = slider_of(list(scores), "detector"), slider_of(pairs, "pair")
-        self.picture, self.curve = ipw.Image(format="svg+xml"), ipw.Image(format="svg+xml")
-        self.numbers = ipw.HTML(layout=ipw.Layout(min_width="34em"))
-        self.accused, self.missed = ipw.Image(format="png"), ipw.Image(format="png")
+            _check_pictures(images, self.scores)
+        self.accused = ipw.Image(format="png")
+        self.missed = ipw.Image(format="png")
         self.who = ipw.HTML(), ipw.HTML()
-        self._roc = lru_cache(maxsize=None)(self._all_rates)
-        sliders = [self.alarms, self.detector, self.pair]
-        for slider in sliders:
-            slider.observe(self._draw, "value")
+        self.alarms = slider_of(_RATES, "false alarms", "{:.1%}".format, value=0.05)
+        self.detector = slider_of(scores, "detector")
+        self.pair = slider_of(next(iter(scores.values())), "pair")
         caption = "scores below and above the threshold, and the ROC curve"
-        self.view = view_of(sliders, caption, [self.picture, self.numbers], self.curve)
+        super().__init__(caption, picture="svg+xml")
         if images is not None:
-            self.view.children += (self.who[0], self.accused, self.who[1], self.missed)
-        self._draw()
+            first, second = self.who
+            self.view.children += (first, self.accused, second, self.missed)
 
     def threshold(self, detector: str, pair: str, rate: float) -> float:
         """The smallest innocent score above which at most `rate` of the innocent scores lie."""
-        ordered = self.scores[detector][pair][0].sort(descending=True).values
-        return ordered[min(int(rate * len(ordered)), len(ordered) - 1)].item() if rate < 1 else -math.inf
-
-    def _all_rates(self, detector: str, pair: str) -> tuple[float, list[float], list[float]]:
-        """The AUROC, and the shares of innocent and of suspicious scores above some 200 cuts."""
-        clean, bad = self.scores[detector][pair]
-        cuts = torch.cat([clean, bad]).unique().flip(0)
-        cuts = cuts[torch.linspace(0, len(cuts) - 1, min(len(cuts), 200)).long()]
-        return auroc(clean, bad), *([0.0, *(v[:, None] > cuts).double().mean(0).tolist(), 1.0] for v in (clean, bad))
+        if rate >= 1:
+            return -math.inf
+        innocent, _ = self.scores[detector][pair]
+        ordered = innocent.sort(descending=True).values
+        return ordered[int(rate * len(ordered))].item()
 
     def _draw(self, change=None) -> None:
-        detector, pair, rate = self.detector.value, self.pair.value, self.alarms.value
-        clean, bad = self.scores[detector][pair]
-        limit, (area, *curve) = self.threshold(detector, pair, rate), self._roc(detector, pair)
-        accused, caught = ((v > limit).sum().item() for v in (clean, bad))
-        self.numbers.value = (
-            f"score > {limit:.4g}: caught <b>{caught}</b>, missed <b>{len(bad) - caught}</b> of the suspicious · "
-            f"accused <b>{accused}</b>, let pass <b>{len(clean) - accused}</b> of the innocent · "
-            f"AUROC {area:.3f}"
+        detector, pair = self.detector.value, self.pair.value
+        innocent, suspicious = self.scores[detector][pair]
+        limit = self.threshold(detector, pair, self.alarms.value)
+        accused = int((innocent > limit).sum())
+        caught = int((suspicious > limit).sum())
+        passed = len(innocent) - accused
+        missed = len(suspicious) - caught
+        area, alarms, hits = self.roc[detector, pair]
+        self.say(
+            f"score > {limit:.4g}: caught <b>{caught}</b>, missed <b>{missed}</b> of the suspicious",
+            f"accused <b>{accused}</b>, let pass <b>{passed}</b> of the innocent",
+            f"AUROC {area:.3f}",
         )
-        groups = {"innocent": clean, "suspicious": bad}
-        self.picture.value = _histograms(groups, limit, f"score: {detector}", "threshold, dashed").encode()
+        groups = {"innocent": innocent, "suspicious": suspicious}
+        self.picture.value = _histograms(groups, limit, f"score: {detector}", "threshold, dashed")
         chart = Chart((0, 1), (0, 1), "share of innocent images accused", "share caught")
-        chart.line([0, 1], [0, 1], "#999999", dashed=True)
-        chart.line(*curve, COLORS[0])
-        chart.dot(accused / len(clean), caught / len(bad))
-        self.curve.value = chart.svg().encode()
+        chart.guide([0, 1], [0, 1])
+        chart.line(alarms, hits, COLORS[0])
+        chart.dot(accused / len(innocent), caught / len(suspicious))
+        self.curve.value = chart.svg()
         if self.images is not None:
-            self._show(accused, len(bad) - caught)
-
-    def _show(self, accused: int, missed: int) -> None:
-        """Draw the worst of each mistake: the highest innocent scores, and the lowest suspicious ones."""
-        (clean, bad), images = self.scores[self.detector.value][self.pair.value], self.images[self.pair.value]
-        worst = clean.argsort(descending=True, stable=True)[:accused], bad.argsort(stable=True)[:missed]
-        self.accused.value, self.missed.value = map(_row, images, worst)
-        self.who[0].value = f"<b>innocent, but accused</b> ({min(accused, _SHOWN)} of {accused}, highest score first)"
-        self.who[1].value = f"<b>suspicious, but missed</b> ({min(missed, _SHOWN)} of {missed}, lowest score first)"
+            # The worst of each mistake: the highest innocent scores, and the lowest suspicious ones.
+            highest = innocent.argsort(descending=True, stable=True)[:accused]
+            lowest = suspicious.argsort(stable=True)[:missed]
+            self.accused.value = _row(self.images[pair][0], highest)
+            self.missed.value = _row(self.images[pair][1], lowest)
+            self.who[0].value = _heading("innocent, but accused", accused, "highest")
+            self.who[1].value = _heading("suspicious, but missed", missed, "lowest")
 
 
-class ContrastExplorer:
+def _roc(innocent: Tensor, suspicious: Tensor) -> tuple[float, list[float], list[float]]:
+    """The AUROC, and the shares of innocent and of suspicious scores above some 200 cuts."""
+    cuts = torch.cat([innocent, suspicious]).unique().flip(0)
+    count = min(len(cuts), 200)
+    cuts = cuts[torch.linspace(0, len(cuts) - 1, count).long()]
+    alarms = (innocent[:, None] > cuts).double().mean(0).tolist()
+    caught = (suspicious[:, None] > cuts).double().mean(0).tolist()
+    area = auroc(innocent, suspicious)
+    return area, [0.0, *alarms, 1.0], [0.0, *caught, 1.0]
+
+
+def _heading(who: str, count: int, end: str) -> str:
+    return f"<b>{who}</b> ({min(count, _SHOWN)} of {count}, {end} score first)"
+
+
+def _row(images: Tensor, index: Tensor) -> bytes:
+    """The first images of `index`, and white in the places that are left."""
+    shown = images[index[:_SHOWN].to(images.device)]
+    pad = shown.new_ones(_SHOWN - len(shown), *images.shape[1:])
+    return enlarged(torch.cat([shown, pad]), width=64)
+
+
+class ContrastExplorer(Explorer):
     """Drag contrast and brightness of a test image, and watch its likelihood move.
 
     `scores` maps names to functions that give images (M, C, H, W) their log-likelihoods, or whatever else is larger for
     images that a model finds ordinary, (M,); `reference` maps the same names to the scores (n,) of ordinary test
-    images. The images x (N, C, H, W) are scored here at each contrast and brightness, len(contrasts) · len(brightness)
-    · N times for each score, so that no slider waits. `contrasts` must have 1 and `brightness` 0, the image as it is.
+    images. The images x (N, C, H, W) are scored here at each contrast and brightness, `chunk` at a time, 144 · N for
+    each score, so that no slider waits.
     Look where the curve rises as the image fades to grey: Nalisnick et al. (2019, 1810.09136) found that it does.
     """
+
+    contrasts = tuple(k / 10 for k in range(16))
+    levels = tuple(k / 10 for k in range(-4, 5))
 
     def __init__(
         self,
@@ -111,112 +141,96 @@ class ContrastExplorer:
         x: Tensor,
         reference: dict[str, Tensor],
         *,
-        contrasts: Sequence[float] = tuple(k / 10 for k in range(16)),
-        brightness: Sequence[float] = tuple(k / 10 for k in range(-4, 5)),
         chunk: int = 512,
     ) -> None:
         check_images(x)
         check_counts(chunk=chunk)
         if not scores or scores.keys() != reference.keys():
             raise ValueError(f"reference: scores for each of {list(scores)} expected, got {list(reference)}")
-        self.contrasts, self.levels = _grid(contrasts, "contrasts", 1), _grid(brightness, "brightness", 0)
-        self.x, self.reference = x, {name: _vector(v, f"reference[{name!r}]") for name, v in reference.items()}
-        changed = torch.cat([recolor(x, contrast=c, brightness=b) for b in self.levels for c in self.contrasts])
-        shape = len(self.levels), len(self.contrasts), len(x)
-        self.values = {name: _scored(name, f, changed, chunk).view(shape) for name, f in scores.items()}
-        self.contrast = slider_of([(f"{c:g}", k) for k, c in enumerate(self.contrasts)], "contrast")
-        self.brightness = slider_of([(f"{b:+g}", k) for k, b in enumerate(self.levels)], "brightness")
-        self.contrast.value, self.brightness.value = self.contrasts.index(1), self.levels.index(0)
-        self.image, self.score = slider_of(list(range(len(x))), "test image"), slider_of(list(scores), "score")
-        self.picture, self.histogram = ipw.Image(format="png"), ipw.Image(format="svg+xml")
-        self.numbers, self.curve = ipw.HTML(layout=ipw.Layout(min_width="34em")), ipw.Image(format="svg+xml")
-        sliders = [self.contrast, self.brightness, self.image, self.score]
-        for slider in sliders:
-            slider.observe(self._draw, "value")
-        caption = "the image as it is · changed, and its score among those of ordinary test images"
-        self.view = view_of(sliders, caption, [self.picture, self.numbers, self.histogram], self.curve)
-        self._draw()
+        self.x = x
+        changed = []
+        for level in self.levels:
+            for contrast in self.contrasts:
+                changed.append(recolor(x, contrast=contrast, brightness=level))
+        self.reference, self.values = {}, {}
+        for name, score in scores.items():
+            self.reference[name] = _vector(reference[name], f"reference[{name!r}]")
+            parts = []
+            for part in torch.cat(changed).split(chunk):
+                found = score(part)
+                parts.append(_vector(found, f"scores[{name!r}], what it gives", len(part)))
+            self.values[name] = torch.cat(parts).view(9, 16, len(x))
+        self.contrast = slider_of(range(16), "contrast", lambda k: f"{self.contrasts[k]:g}", index=_CONTRAST)
+        self.brightness = slider_of(range(9), "brightness", lambda k: f"{self.levels[k]:+g}", index=_LEVEL)
+        self.image = slider_of(range(len(x)), "test image")
+        self.score = slider_of(scores, "score")
+        self.histogram = ipw.Image(format="svg+xml")
+        super().__init__("the image as it is · changed, and its score among those of ordinary test images")
+        self.column.children += (self.histogram,)
 
     def _draw(self, change=None) -> None:
-        k, level, i, name = self.contrast.value, self.brightness.value, self.image.value, self.score.value
-        values, reference = self.values[name], self.reference[name]
-        image, now = self.x[i : i + 1], values[level, k, i].item()
-        changed = recolor(image, contrast=self.contrasts[k], brightness=self.levels[level])
-        self.picture.value = tile([torch.cat([image, changed])], zoom=max(1, 192 // image.shape[-1]))
-        before = values[self.levels.index(0), self.contrasts.index(1), i]
-        self.numbers.value = (
-            f"{escape(name)} <b>{now:.5g}</b> (as it is: {before:.5g}), higher than that of "
-            f"<b>{(reference < now).double().mean():.1%}</b> of {len(reference)} ordinary test images"
+        k, level = self.contrast.value, self.brightness.value
+        i, score = self.image.value, self.score.value
+        values, reference = self.values[score], self.reference[score]
+        one, mean = values[:, :, i], values.mean(2)
+        now = one[level, k].item()
+        image = self.x[i : i + 1]
+        look = {"contrast": self.contrasts[k], "brightness": self.levels[level]}
+        changed = recolor(image, **look)
+        self.picture.value = enlarged(torch.cat([image, changed]), width=192)
+        share = (reference < now).double().mean()
+        name = escape(score)
+        self.say(
+            f"{name} <b>{now:.5g}</b> (as it is: {one[_LEVEL, _CONTRAST]:.5g}), higher than that of "
+            f"<b>{share:.1%}</b> of {len(reference)} ordinary test images"
         )
         groups = {"ordinary test images": reference}
-        self.histogram.value = _histograms(groups, now, name, "this image, dashed").encode()
-        one, mean = values[:, :, i], values.mean(2)
-        low, high = torch.stack([one, mean]).aminmax()
-        ends = low.item(), max(high.item(), low.item() + 1e-6 * max(1.0, abs(low.item())))
-        chart = Chart((self.contrasts[0], self.contrasts[-1]), ends, "contrast", escape(name))
-        chart.line(self.contrasts, mean[level].tolist(), "#999999", dashed=True)
-        chart.line(self.contrasts, one[level].tolist(), COLORS[0])
-        chart.dot(self.contrasts[k], now)
-        self.curve.value = chart.svg(("this image", COLORS[0]), (f"mean of {len(self.x)}, dashed", "#666")).encode()
+        self.histogram.value = _histograms(groups, now, score, "this image, dashed")
+        drawn = torch.stack([one, mean])
+        low, high = drawn.min().item(), drawn.max().item()
+        high = max(high, low + 1e-6 * max(1.0, abs(low)))
+        chart = Chart((0, self.contrasts[-1]), (low, high), "contrast", name)
+        names = "this image", f"mean of {len(self.x)}"
+        self.curve.value = chart.one_of_many(self.contrasts, values[level], i, k, *names)
 
 
-def _histograms(groups: dict[str, Tensor], mark: float, x_title: str, mark_title: str) -> str:
+def _histograms(groups: dict[str, Tensor], mark: float, x_title: str, mark_title: str) -> bytes:
     """Draw the shares of each group's values (n,) in common bins, and a dashed line at `mark`, as SVG.
 
     The axis reaches a fifth beyond the middle 99 % of all values; what lies further out is drawn at its ends.
     """
-    low, high = torch.cat(list(groups.values())).quantile(torch.tensor([0.005, 0.995], dtype=torch.float64)).tolist()
+    ends = torch.tensor([0.005, 0.995], dtype=torch.float64)
+    low, high = torch.cat(list(groups.values())).quantile(ends).tolist()
     room = max(0.2 * (high - low), 1e-6 * abs(high), 1e-6)
     low, high = low - room, high + room
     edges = torch.linspace(low, high, 41, dtype=torch.float64)
-    heights = [torch.histogram(v.clamp(edges[0], edges[-1]), edges).hist / len(v) for v in groups.values()]
-    chart = Chart((low, high), (0, 1.25 * max(h.max().item() for h in heights)), escape(x_title), "share")
-    for share, color in zip(heights, COLORS, strict=False):
-        chart.line(((edges[1:] + edges[:-1]) / 2).tolist(), share.tolist(), color)
+    middles = ((edges[1:] + edges[:-1]) / 2).tolist()
+    shares = []
+    for values in groups.values():
+        clipped = values.clamp(edges[0], edges[-1])
+        counts = torch.histogram(clipped, edges).hist
+        shares.append((counts / len(values)).tolist())
+    top = 1.25 * max(map(max, shares))
+    chart = Chart((low, high), (0, top), escape(x_title), "share")
+    for share, color in zip(shares, COLORS, strict=False):
+        chart.line(middles, share, color)
     at = min(max(mark, low), high)
-    chart.line([at, at], list(chart.ys), "#000000", dashed=True)
+    chart.guide([at, at], [0, top], "#000000")
     return chart.svg(*zip(groups, COLORS, strict=False), (mark_title, "#000"))
 
 
-def _row(images: Tensor, index: Tensor) -> bytes:
-    """The first images of `index`, and white in the places that are left."""
-    shown = images[index[:_SHOWN].to(images.device)].cpu()
-    pad = shown.new_ones(_SHOWN - len(shown), *images.shape[1:])
-    return tile([torch.cat([shown, pad])], zoom=max(1, 64 // images.shape[-1]))
+def _vector(values: Tensor, name: str, count: int | None = None) -> Tensor:
+    """Scores (n,) in double precision on the CPU."""
+    check_vector(values, name, count)
+    return values.detach().double().cpu()
 
 
-def _checked_scores(scores: dict[str, dict[str, tuple[Tensor, Tensor]]]) -> dict[str, dict[str, tuple[Tensor, Tensor]]]:
-    """The same in double precision on the CPU; raises where they are not (innocent, suspicious) for the same pairs."""
-    pairs = [list(group) for group in scores.values()]
-    if not scores or not pairs[0] or any(set(p) != set(pairs[0]) for p in pairs):
-        raise ValueError(f"scores: the same pairs, one or more, for each detector expected, got {pairs}")
-
-    def both(two, name: str) -> tuple[Tensor, Tensor]:
-        if not isinstance(two, (tuple, list)) or len(two) != 2:
-            raise TypeError(f"{name}: two tensors, (innocent, suspicious), expected, got {type(two).__name__}")
-        return _vector(two[0], f"{name}, innocent"), _vector(two[1], f"{name}, suspicious")
-
-    return {d: {pair: both(two, f"scores[{d!r}][{pair!r}]") for pair, two in g.items()} for d, g in scores.items()}
-
-
-def _check_pictures(images: dict[str, tuple[Tensor, Tensor]], scores: dict[str, dict], pairs: list[str]) -> None:
-    if set(images) != set(pairs) or any(len(two) != 2 for two in images.values()):
-        raise ValueError(f"images: (innocent, suspicious) for each of the pairs {pairs} expected, got {list(images)}")
-    for pair, two in images.items():
-        for k, name in enumerate(("innocent", "suspicious")):
-            check_images(two[k], f"images[{pair!r}], {name}")
-            if len(two[k]) < (most := max(len(group[pair][k]) for group in scores.values())):
-                raise ValueError(f"images[{pair!r}], {name}: one for each of {most} scores expected, got {len(two[k])}")
-
-
-def _grid(values: Sequence[float], name: str, unchanged: float) -> list[float]:
-    if len(set(values)) < 2 or unchanged not in values:
-        raise ValueError(f"{name}: two numbers or more, {unchanged} among them, expected, got {list(values)}")
-    return sorted(set(values))
-
-
-def _scored(name: str, score: Callable[[Tensor], Tensor], x: Tensor, chunk: int) -> Tensor:
-    where = f"scores[{name!r}]"
-    if not callable(score):
-        raise TypeError(f"{where}: a function of images (M, C, H, W) expected, got {type(score).__name__}")
-    return torch.cat([_vector(score(part), f"{where}, what it gives", len(part)) for part in x.split(chunk)])
+def _check_pictures(images: dict[str, Pair], scores: Scores) -> None:
+    for group in scores.values():
+        if images.keys() != group.keys():
+            raise ValueError(f"images: two batches for each of {list(group)} expected, got {list(images)}")
+        for pair, scored in group.items():
+            for shown, values in zip(images[pair], scored, strict=True):
+                check_images(shown, f"images[{pair!r}]")
+                if len(shown) < len(values):
+                    raise ValueError(f"images[{pair!r}]: {len(values)} expected, as scores, got {len(shown)}")

@@ -2,20 +2,20 @@
 
 import math
 from collections.abc import Callable
-from functools import lru_cache
 
-import ipywidgets as ipw
 import torch
 from torch import Tensor
 
 from vaenb.checks import check_classifier, check_model
 from vaenb.contract import LatentModel
 from vaenb.metrics.calibration import brier, ece, reliability
-from vaenb.plots import COLORS, tile
-from vaenb.widgets.chart import Chart, slider_of, view_of
+from vaenb.plots import COLORS
+from vaenb.widgets.chart import Chart, Explorer, enlarged, slider_of
+
+_TEMPERATURES = [round(2 ** (k / 4), 2) for k in range(-8, 17)]
 
 
-class ConsistencyExplorer:
+class ConsistencyExplorer(Explorer):
     """Drag the attack radius ε and the number of samples, and watch a classifier contradict itself.
 
     `attacked` maps each ε, 0 first, to the attacked images (N, C, H, W); every one is reconstructed `samples` times.
@@ -31,28 +31,26 @@ class ConsistencyExplorer:
         samples: int = 20,
         generator: torch.Generator | None = None,
     ) -> None:
-        shapes = {tuple(x.shape) for x in attacked.values()}
-        if len(shapes) != 1 or len(attacked) < 2 or next(iter(attacked)) != 0:
-            raise ValueError(f"attacked: images of one shape for each ε, 0 and larger, expected, got {list(attacked)}")
+        if len(attacked) < 2 or next(iter(attacked)) != 0:
+            raise ValueError(f"attacked: images for each ε, 0 and larger, expected, got {list(attacked)}")
         check_model(model)
         check_classifier(classifier)
         self.attacked, self.radii = attacked, list(attacked)
-        posteriors = [model.posterior(x) for x in attacked.values()]
-        copies = [[model.decode(q.rsample(generator=generator)) for _ in range(samples)] for q in posteriors]
-        self.copies = torch.stack([torch.stack(c, 1) for c in copies])  # (E, N, S, C, H, W)
-        self.labels = classifier(self.copies.flatten(0, 2)).argmax(1).view(self.copies.shape[:3])
-        self.own = torch.stack([classifier(x).argmax(1) for x in attacked.values()])  # (E, N)
-        self.eps = slider_of([(f"{e:g}", k) for k, e in enumerate(self.radii)], "attack radius ε")
-        self.samples = slider_of(list(range(1, samples + 1)), "samples", value=min(10, samples))
-        self.image = slider_of(list(range(self.copies.shape[1])), "test image")
-        self.picture, self.curve = ipw.Image(format="png"), ipw.Image(format="svg+xml")
-        self.numbers = ipw.HTML(layout=ipw.Layout(min_width="34em"))
-        sliders = [self.eps, self.samples, self.image]
-        for slider in sliders:
-            slider.observe(self._draw, "value")
-        caption = "attacked image, then its reconstructions"
-        self.view = view_of(sliders, caption, [self.picture, self.numbers], self.curve)
-        self._draw()
+        copies, own = [], []
+        for x in attacked.values():
+            q = model.posterior(x)
+            drawn = [model.decode(q.rsample(generator=generator)) for _ in range(samples)]
+            copies.append(torch.stack(drawn, 1))
+            own.append(classifier(x).argmax(1))
+        self.copies = torch.stack(copies)  # (E, N, S, C, H, W)
+        self.own = torch.stack(own)  # (E, N)
+        labels = classifier(self.copies.flatten(0, 2)).argmax(1)
+        self.labels = labels.view(self.copies.shape[:3])
+        shown = [f"{eps:g}" for eps in attacked]
+        self.eps = slider_of(range(len(shown)), "attack radius ε", shown.__getitem__)
+        self.samples = slider_of(range(1, samples + 1), "samples", index=min(10, samples) - 1)
+        self.image = slider_of(range(self.copies.shape[1]), "test image")
+        super().__init__("attacked image, then its reconstructions")
 
     def share(self, samples: int) -> list[float]:
         """The share of images whose first `samples` reconstructions get two labels or more, for each ε."""
@@ -61,71 +59,81 @@ class ConsistencyExplorer:
 
     def _draw(self, change=None) -> None:
         k, s, i = self.eps.value, self.samples.value, self.image.value
-        shown = torch.cat([self.attacked[self.radii[k]][i : i + 1], self.copies[k, i, :s]]).cpu()
+        eps = self.radii[k]
+        labels = self.labels[k, i, :s]
+        image = self.attacked[eps][i : i + 1]
+        shown = torch.cat([image, self.copies[k, i, :s]])
         pad = shown.new_ones(-len(shown) % 7, *shown.shape[1:])
-        rows = list(torch.cat([shown, pad]).split(7))
-        self.picture.value = tile(rows, zoom=max(1, 64 // shown.shape[-1]))
-        counts = torch.bincount(self.labels[k, i, :s]).tolist()
-        votes = ", ".join(f"{n} × {label}" for label, n in enumerate(counts) if n)
-        self.numbers.value = (
-            f"ε = {self.radii[k]:g}: the classifier says <b>{self.own[k, i]}</b>, of {s} reconstructions {votes}: "
-            f"n = <b>{sum(n > 0 for n in counts)}</b>"
+        self.picture.value = enlarged(*torch.cat([shown, pad]).split(7), width=64)
+        votes = []
+        for label, count in zip(*labels.unique(return_counts=True), strict=True):
+            votes.append(f"{count} × {label}")
+        self.say(
+            f"ε = {eps:g}: the classifier says <b>{self.own[k, i]}</b>, "
+            f"of {s} reconstructions {', '.join(votes)}: n = <b>{len(votes)}</b>"
         )
         share = self.share(s)
-        chart = Chart((0, self.radii[-1]), (0, max(0.5, *share)), "attack radius ε (of the pixel range)", "share n ≥ 2")
+        xs, ys = (0, self.radii[-1]), (0, max(0.5, *share))
+        chart = Chart(xs, ys, "attack radius ε (of the pixel range)", "share n ≥ 2")
         chart.line(self.radii, share, COLORS[0])
-        chart.dot(self.radii[k], share[k])
-        self.curve.value = chart.svg((f"{s} samples, {self.copies.shape[1]} images", COLORS[0])).encode()
+        chart.dot(eps, share[k])
+        legend = f"{s} samples, {self.copies.shape[1]} images"
+        self.curve.value = chart.svg((legend, COLORS[0]))
 
 
-class TemperatureExplorer:
+class TemperatureExplorer(Explorer):
     """Drag the temperature T of softmax(f/T), and watch a reliability diagram come to its diagonal, and leave it.
 
     `logits` (N, K) and their `labels` (N,) are given by condition: clean, attacked, …
     """
 
-    def __init__(self, logits: dict[str, Tensor], labels: dict[str, Tensor], *, bins: int = 15) -> None:
+    def __init__(self, logits: dict[str, Tensor], labels: dict[str, Tensor]) -> None:
         if logits.keys() != labels.keys() or not logits:
-            raise ValueError(f"labels: of the same conditions as logits, {list(logits)}, expected, got {list(labels)}")
-        self.logits, self.labels, self.bins = logits, labels, bins
-        self.grid = [round(2 ** (k / 4), 2) for k in range(-8, 17)]
-        self._errors = lru_cache(maxsize=None)(self._all_errors)
-        self.temperature = slider_of([(f"{t:.2f}", t) for t in self.grid], "temperature T", value=1.0)
-        self.condition = slider_of(list(logits), "which images")
-        self.picture, self.curve = ipw.Image(format="svg+xml"), ipw.Image(format="svg+xml")
-        self.numbers = ipw.HTML(layout=ipw.Layout(min_width="34em"))
-        sliders = [self.temperature, self.condition]
-        for slider in sliders:
-            slider.observe(self._draw, "value")
+            raise ValueError(f"labels: of the same conditions expected, {list(logits)}, got {list(labels)}")
+        self.logits, self.labels = logits, labels
+        self.errors = {condition: self._errors(condition) for condition in logits}
+        self.temperature = slider_of(_TEMPERATURES, "temperature T", "{:.2f}".format, value=1.0)
+        self.condition = slider_of(logits, "which images")
         caption = "accuracy over confidence, and the calibration error over T"
-        self.view = view_of(sliders, caption, [self.picture, self.numbers], self.curve)
-        self._draw()
+        super().__init__(caption, picture="svg+xml")
 
     def _probabilities(self, condition: str, temperature: float) -> Tensor:
         return (self.logits[condition].double() / temperature).softmax(1)
 
-    def _all_errors(self, condition: str) -> list[float]:
-        return [ece(self._probabilities(condition, t), self.labels[condition], bins=self.bins) for t in self.grid]
+    def _errors(self, condition: str) -> list[float]:
+        labels = self.labels[condition]
+        return [ece(self._probabilities(condition, t), labels) for t in _TEMPERATURES]
 
     def _draw(self, change=None) -> None:
         t, condition = self.temperature.value, self.condition.value
-        p, labels = self._probabilities(condition, t), self.labels[condition]
-        diagram, errors = reliability(p, labels, bins=self.bins), self._errors(condition)
-        full = diagram.count > 0
-        chart = Chart((0, 1), (0, 1), "confidence", "accuracy")
-        chart.line([0, 1], [0, 1], "#999999", dashed=True)
-        chart.line(diagram.confidence[full].tolist(), diagram.accuracy[full].tolist(), COLORS[0])
-        for a, b in zip(diagram.confidence[full].tolist(), diagram.accuracy[full].tolist(), strict=True):
-            chart.dot(a, b)
-        self.picture.value = chart.svg().encode()
-        now = errors[self.grid.index(t)]
+        p = self._probabilities(condition, t)
+        labels = self.labels[condition]
+        self.picture.value = _diagram(p, labels)
+        errors = self.errors[condition]
+        now = errors[_TEMPERATURES.index(t)]
+        confidence = p.max(1).values.mean()
         wrong = (p.argmax(1) != labels).double().mean()
-        self.numbers.value = (
-            f"T = {t:g}: ECE <b>{now:.3f}</b> · Brier <b>{brier(p, labels).mean():.3f}</b> · mean confidence "
-            f"{p.max(1).values.mean():.3f}, accuracy {1 - wrong:.3f}"
+        self.say(
+            f"T = {t:g}: ECE <b>{now:.3f}</b>",
+            f"Brier <b>{brier(p, labels).mean():.3f}</b>",
+            f"mean confidence {confidence:.3f}, accuracy {1 - wrong:.3f}",
         )
-        places = [math.log2(v) for v in self.grid]
-        chart = Chart((places[0], places[-1]), (0, max(0.1, *errors)), "log₂ T", "ECE")
+        places = [math.log2(v) for v in _TEMPERATURES]
+        top = max(0.1, *errors)
+        chart = Chart((places[0], places[-1]), (0, top), "log₂ T", "ECE")
         chart.line(places, errors, COLORS[0])
         chart.dot(math.log2(t), now)
-        self.curve.value = chart.svg().encode()
+        self.curve.value = chart.svg()
+
+
+def _diagram(p: Tensor, labels: Tensor) -> bytes:
+    found = reliability(p, labels)
+    full = found.count > 0
+    confidence = found.confidence[full].tolist()
+    accuracy = found.accuracy[full].tolist()
+    chart = Chart((0, 1), (0, 1), "confidence", "accuracy")
+    chart.guide([0, 1], [0, 1])
+    chart.line(confidence, accuracy, COLORS[0])
+    for x, y in zip(confidence, accuracy, strict=True):
+        chart.dot(x, y)
+    return chart.svg()

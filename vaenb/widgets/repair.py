@@ -3,113 +3,116 @@
 import base64
 from functools import lru_cache
 
-import ipywidgets as ipw
 import torch
 from torch import Tensor
 
 from vaenb.contract import LatentModel
 from vaenb.metrics.slices import Slice, slice_through
 from vaenb.plots import COLORS, tile
-from vaenb.sampling import hmc
+from vaenb.sampling.hmc import Chains
 from vaenb.sampling.posterior import posterior_density
+from vaenb.widgets.chart import LAZY, Explorer, check_pairs, circle, drawing, enlarged, polyline, slider_of, text
+
+_SIZE, _EDGE = 300, 30  # of the slice, in pixels
+_HALO = ' stroke="white" stroke-width="3" paint-order="stroke"'
+_NOTE = "log p(z | attacked image) on a plane; white: high, black: −200 nats"
+_HEAT = (
+    f'<image x="{_EDGE}" y="{_EDGE}" width="{_SIZE}" height="{_SIZE}" '
+    'preserveAspectRatio="none" href="data:image/png;base64,{}"/>'
+)
 
 
-class RepairExplorer:
+class RepairExplorer(Explorer):
     """Drag the attack radius δ, β and the number of HMC transitions, and watch a code go back.
 
-    `models` are keyed by β; `attacked`, images like `x` (N, C, H, W), and the `chains` that `hmc.repair` gave for them
-    by (β, δ). All chains are equally long. A slice of the attacked image's posterior shows the chain's path; it is
-    computed when it is first looked at.
+    `models` are keyed by β; `attacked`, images like `x` (N, C, H, W), and the `chains` that `defences.repair` gave for
+    them by (β, δ). All chains are equally long. A slice of the attacked image's posterior shows the chain's path; it
+    is computed when it is first looked at.
     """
 
     def __init__(
         self,
         models: dict[float, LatentModel],
         attacked: dict[tuple[float, float], Tensor],
-        chains: dict[tuple[float, float], hmc.Chains],
+        chains: dict[tuple[float, float], Chains],
         x: Tensor,
     ) -> None:
-        deltas = sorted({delta for _, delta in attacked})
-        if set(attacked) != {(beta, delta) for beta in models for delta in deltas} or not attacked:
-            raise ValueError(f"attacked: one for each (β, δ) of β {list(models)} expected, got {list(attacked)}")
-        lengths = {tuple(c.path.shape[:2]) for c in chains.values()}
-        if attacked.keys() != chains.keys() or len(lengths) != 1 or next(iter(lengths))[0] != len(x):
-            raise ValueError(f"chains: of {len(x)} images, equally long, for each of {list(attacked)} expected")
-        self.models, self.attacked, self.chains, self.x = models, attacked, chains, x
-        transitions = next(iter(lengths))[1] - 1
-        wide = {"style": {"description_width": "11em"}, "layout": ipw.Layout(width="34em")}
-        self.delta = ipw.SelectionSlider(
-            options=[(f"{d:g}", d) for d in deltas], value=deltas[-1], description="attack radius δ", **wide
-        )
-        self.transitions = ipw.IntSlider(0, 0, transitions, description="HMC transitions", **wide)
-        betas = [(f"{beta:g}", beta) for beta in models]
-        self.beta = ipw.SelectionSlider(options=betas, description="KL weight β", continuous_update=False, **wide)
-        self.image = ipw.IntSlider(0, 0, len(x) - 1, description="test image", continuous_update=False, **wide)
-        self.picture, self.curve = ipw.Image(format="png"), ipw.Image(format="svg+xml")
-        self.numbers = ipw.HTML(layout=ipw.Layout(min_width="34em"))
+        deltas = sorted(check_pairs("attacked", attacked, models, "(β, δ)"))
+        lengths = {found.path.shape[:2] for found in chains.values()}
+        images, length = lengths.pop() if len(lengths) == 1 else (0, 0)
+        if attacked.keys() != chains.keys() or images != len(x):
+            raise ValueError(f"chains: of {len(x)} images, equally long, for each (β, δ) of attacked expected")
+        self.models, self.x = models, x
+        self.attacked, self.chains = attacked, chains
         self._slice = lru_cache(maxsize=64)(self._compute_slice)
-        for slider in (self.delta, self.transitions, self.beta, self.image):
-            slider.observe(self._draw, "value")
-        captions = ipw.HTML("<b>clean · its reconstruction · attacked · its reconstruction · repaired</b>")
-        left = ipw.VBox([captions, self.picture, self.numbers])
-        self.view = ipw.VBox([self.delta, self.transitions, self.beta, self.image, ipw.HBox([left, self.curve])])
-        self._draw()
+        self.delta = slider_of(deltas, "attack radius δ", index=len(deltas) - 1)
+        self.transitions = slider_of(range(length), "HMC transitions")
+        self.beta = slider_of(models, "KL weight β", **LAZY)
+        self.image = slider_of(range(len(x)), "test image", **LAZY)
+        super().__init__("clean · its reconstruction · attacked · its reconstruction · repaired")
 
+    @torch.no_grad()
     def _compute_slice(self, beta: float, delta: float, i: int) -> tuple[Slice, Tensor]:
         """The slice through the clean image's code, the attacked one's and where its chain ended; and the former."""
-        model, path = self.models[beta], self.chains[beta, delta].path[i]
-        with torch.no_grad():
-            clean = model.posterior(self.x[i : i + 1]).mean[0]
+        model = self.models[beta]
+        path = self.chains[beta, delta].path[i]
+        clean = model.posterior(self.x[i : i + 1]).mean[0]
         density = posterior_density(model, self.attacked[beta, delta][i : i + 1])
         points = torch.stack([clean, path[0], path[-1]])
-        return slice_through(lambda z: density(z, torch.zeros(len(z), dtype=torch.long)), points, path), clean
+
+        def log_density(z: Tensor) -> Tensor:
+            return density(z, torch.zeros(len(z), dtype=torch.long))
+
+        return slice_through(log_density, points, path), clean
 
     @torch.no_grad()
     def _draw(self, change=None) -> None:
-        beta, delta, i, t = self.beta.value, self.delta.value, self.image.value, self.transitions.value
-        model, chains = self.models[beta], self.chains[beta, delta]
-        plane, clean = self._slice(beta, delta, i)
+        at = self.beta.value, self.delta.value
+        i, t = self.image.value, self.transitions.value
+        chains = self.chains[at]
+        plane, clean = self._slice(*at, i)
         path = chains.path[i]
-        decoded = model.decode(torch.stack([clean, path[0], path[t]]))
-        row = [self.x[i], decoded[0], self.attacked[beta, delta][i], decoded[1], decoded[2]]
-        self.picture.value = tile([torch.stack(row).cpu()], zoom=max(1, 96 // self.x.shape[-1]))
+        codes = torch.stack([clean, path[0], path[t]])
+        goal, gone, now = self.models[at[0]].decode(codes)
+        row = torch.stack([self.x[i], goal, self.attacked[at][i], gone, now])
+        self.picture.value = enlarged(row, width=96)
+        before = (gone - goal).square().mean()
+        after = (now - goal).square().mean()
         gradients = (chains.gradient_calls - 1) // (len(path) - 1) * t
-        gone, left = ((decoded[k] - decoded[0]).square().mean().item() for k in (1, 2))
-        self.numbers.value = (
-            f"MSE to the clean reconstruction: attacked <b>{gone:.4f}</b> · after {t} transitions "
-            f"({gradients} gradients) <b>{left:.4f}</b>"
+        self.say(
+            f"MSE to the clean reconstruction: attacked <b>{before:.4f}</b>",
+            f"after {t} transitions ({gradients} gradients) <b>{after:.4f}</b>",
         )
-        self.curve.value = _path_svg(plane, path, clean, t).encode()
+        self.curve.value = _path_svg(plane, path, clean, t)
 
 
-def _path_svg(plane: Slice, path: Tensor, clean: Tensor, t: int) -> str:
+def _path_svg(plane: Slice, path: Tensor, clean: Tensor, t: int) -> bytes:
     """Draw the slice in grey with the path up to transition t."""
-    size, edge = 300, 30
     shade = (1 + plane.values.clamp_min(-200).flip(0) / 200)[None, None]
-    heat = base64.b64encode(tile([shade.cpu()], zoom=4, gap=0)).decode()
+    heat = base64.b64encode(tile([shade], zoom=4, gap=0)).decode()
+    places = [_place(plane, z) for z in path[: t + 1]]
+    width = _SIZE + 2 * _EDGE
+    marks = [
+        _HEAT.format(heat),
+        polyline(places, COLORS[1], ' stroke-width="1.5"'),
+        _named_dot(_place(plane, clean), COLORS[0], "clean code"),
+        _named_dot(places[0], COLORS[3], "attacked"),
+        _named_dot(places[t], COLORS[1], "now"),
+        text(_EDGE, _EDGE - 10, _NOTE, ""),
+        text(width / 2, width - 10, "clean code to attacked code →"),
+    ]
+    return drawing(width, width + 20, marks)
 
-    def place(z: Tensor) -> tuple[float, float]:
-        a, b = plane.project(z[None])[0]
-        x = (a - plane.a[0]) / (plane.a[-1] - plane.a[0])
-        y = (b - plane.b[0]) / (plane.b[-1] - plane.b[0])
-        return edge + size * x.item(), edge + size * (1 - y.item())
 
-    def dot(z: Tensor, color: str, name: str) -> str:
-        x, y = place(z)
-        label = (
-            f'<text x="{x + 9:.1f}" y="{y + 4:.1f}" stroke="white" stroke-width="3" paint-order="stroke">{name}</text>'
-        )
-        return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="6" fill="{color}" stroke="white"/>{label}'
+def _place(plane: Slice, z: Tensor) -> tuple[float, float]:
+    """Where a code lies in the picture, in pixels."""
+    a, b = plane.project(z[None])[0]
+    x = (a - plane.a[0]) / (plane.a[-1] - plane.a[0])
+    y = (b - plane.b[0]) / (plane.b[-1] - plane.b[0])
+    return _EDGE + _SIZE * x.item(), _EDGE + _SIZE * (1 - y.item())
 
-    way = " ".join(f"{x:.1f},{y:.1f}" for x, y in map(place, path[: t + 1]))
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{size + 2 * edge}" height="{size + 2 * edge + 20}" '
-        f'font-family="Helvetica, Arial, sans-serif" font-size="12"><rect width="100%" height="100%" fill="white"/>'
-        f'<image x="{edge}" y="{edge}" width="{size}" height="{size}" preserveAspectRatio="none" '
-        f'href="data:image/png;base64,{heat}"/>'
-        f'<polyline points="{way}" fill="none" stroke="{COLORS[1]}" stroke-width="1.5"/>'
-        f"{dot(clean, COLORS[0], 'clean code')}{dot(path[0], COLORS[3], 'attacked')}{dot(path[t], COLORS[1], 'now')}"
-        f'<text x="{edge}" y="{edge - 10}">log p(z | attacked image) on a plane; white: high, black: −200 nats</text>'
-        f'<text x="{edge + size / 2}" y="{size + edge + 20}" text-anchor="middle">clean code to attacked code →</text>'
-        "</svg>"
-    )
+
+def _named_dot(place: tuple[float, float], color: str, name: str) -> str:
+    x, y = place
+    label = text(f"{x + 9:.1f}", f"{y + 4:.1f}", name, _HALO)
+    return circle(x, y, color, ' stroke="white"') + label

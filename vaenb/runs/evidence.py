@@ -1,0 +1,174 @@
+"""The folder `figures/`, which keeps what the paper profile found, and the lists and tables that are made from it.
+
+`collect` takes in a run: a folder with its pictures, their numbers, claims, settings, what was printed. `remake` makes
+`manifest.json` (every picture and what made it), `claims.json` (all evidence), and the tables of claims in the README
+and in the notebooks' texts.
+"""
+
+import re
+import shutil
+from pathlib import Path
+
+import nbformat
+import plotly.io as pio
+
+from vaenb import claims, files, plots
+from vaenb.runs import publish
+from vaenb.runs.parameters import read_book
+from vaenb.runs.plan import entry_of, figures_folder, plan
+
+_MADE_BY = ("notebook", "profile", "parameters", "settings", "seeds", "data", "device", "threads", "versions")
+_COST = ("started", "seconds", "peak_memory_gib")
+_LEDGER = re.compile(r"(?<=<!-- ledger -->\n).*?(?=<!-- end of ledger -->)", re.DOTALL)
+_SOME = re.compile(r"^(<!-- claims: (\S.*?) -->\n)(?:(?!<!--)[\s\S])*(?=^<!-- end of claims -->$)", re.MULTILINE)
+
+
+def collect(folder: Path) -> Path:
+    """Take a finished run's main figures, numbers, claims, settings and printed text into its folder of `figures/`.
+
+    The folder is replaced as a whole, when all of the new one is there. Raises ValueError where no run of the plan has
+    this notebook and these parameters, and where the run is not whole: its notebook, claims, or a main figure.
+    """
+    folder = files.expanded(folder)
+    if not (folder / "run.json").is_file():
+        raise FileNotFoundError(f"folder: {folder} has no run.json, so it is no finished run; give the folder of one")
+    about = files.read_json(folder / "run.json", dict)
+    entry = entry_of(about)
+    notebook = folder / f"{entry.notebook}.ipynb"
+    if not notebook.is_file():
+        raise ValueError(f"{folder}: there is no {notebook.name} in it, so the run is not finished")
+    part = files.project_folder() / f".{entry.folder}.part"  # not in figures/: one that a crash leaves is no run
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    target = figures_folder() / entry.folder
+    for name in entry.figures:
+        if (target / f"{name}.csv").is_file() and not (folder / f"{name}.csv").is_file():
+            raise ValueError(
+                f"{folder}: there is no {name}.csv, and the run before it has one; give plots.save its table=…"
+            )
+        _copy_figure(folder, part, name)
+    recorded = folder / "claims.json"  # a notebook need not record any
+    found = claims.read_strictly(recorded) if recorded.is_file() else []
+    for key in ("files", "contents"):
+        about.pop(key, None)
+    files.write_json(part / "claims.json", [e.to_json() for e in found])
+    files.write_json(part / "run.json", about)
+    files.write(part / "printed.txt", _printed(notebook))
+    shutil.rmtree(target, ignore_errors=True)
+    part.rename(target)
+    return target
+
+
+def _copy_figure(folder: Path, target: Path, name: str) -> None:
+    drawn, picture, numbers = (folder / f"{name}.{ending}" for ending in ("plotly.json", "png", "csv"))
+    if not drawn.is_file():
+        raise ValueError(f"{folder}: there is no {drawn.name}, a main figure in figures/plan.json; see its notebook")
+    if not picture.is_file():
+        plots.save(pio.from_json(drawn.read_text(encoding="utf-8")), folder, name)
+    if picture.is_file():  # there is none without a Chrome
+        (target / picture.name).write_bytes(publish.fewer_colors(picture.read_bytes()))
+    if numbers.is_file():
+        shutil.copy(numbers, target)
+
+
+def _printed(notebook: Path) -> str:
+    text = ""
+    for cell in read_book(notebook).cells:
+        for output in cell.get("outputs", []):
+            if output.output_type == "stream" and output.name == "stdout":
+                text += output.text
+    return text
+
+
+def remake() -> None:
+    """Make `manifest.json`, `claims.json`, README's ledger and the notebooks' from the folders of `figures/`.
+
+    Raises ValueError naming a file that is damaged, or has marks for a table that do not fit, before it writes any.
+    """
+    kept = [path for path in figures_folder().iterdir() if path.is_dir()]  # and not the list that is made anew here
+    rows = claims.ledger(kept)
+    lists = {"manifest.json": manifest(), "claims.json": recorded()}
+    readme = files.project_folder() / "README.md"
+    texts = {readme: _LEDGER.sub(lambda _: readme_ledger(rows), readme.read_text(encoding="utf-8"))}
+    for path in (files.project_folder() / "notebooks").glob("[0-9]*.ipynb"):
+        if text := _with_new_tables(path, rows):
+            texts[path] = text
+    for name, content in lists.items():
+        files.write_json(figures_folder() / name, content)
+    for path, text in texts.items():
+        files.write(path, text)
+
+
+def _with_new_tables(notebook: Path, rows: list[dict]) -> str | None:
+    """Give the notebook's text with its tables of claims made anew, or None where they are the same."""
+    book = read_book(notebook)
+    before = nbformat.writes(book)
+    for cell in book.cells:
+        if cell.cell_type == "markdown":
+            try:
+                cell.source = with_claims(cell.source, rows)
+            except ValueError as error:
+                raise ValueError(f"{notebook}: {error}") from error
+    after = nbformat.writes(book)
+    return f"{after}\n" if after != before else None
+
+
+def manifest() -> list[dict]:
+    """List the runs of `figures/` with what made them, and for every picture its numbers and its counterpart.
+
+    `numbers` is None for a picture of images; `document` is empty where the documents have nothing like it.
+    """
+    counterparts = {entry.folder: entry.figures for entry in plan()}
+    made = []
+    for about in kept_runs():
+        folder = about["folder"]
+        figures = []
+        for picture in sorted((figures_folder() / folder).glob("*.png")):
+            numbers = picture.with_suffix(".csv")
+            beside = numbers.name if numbers.is_file() else None
+            document = counterparts.get(folder, {}).get(picture.stem, "")
+            figures.append({"file": picture.name, "numbers": beside, "document": document})
+        made.append({"folder": folder} | {key: about.get(key) for key in (*_MADE_BY, *_COST)} | {"figures": figures})
+    return made
+
+
+def recorded() -> list[dict]:
+    """All evidence of the folders of `figures/`, verdicts computed anew."""
+    paths = sorted(figures_folder().glob("*/claims.json"))
+    return [evidence.to_json() for path in paths for evidence in claims.read_strictly(path)]
+
+
+def kept_runs() -> list[dict]:
+    """The run.json of each folder of `figures/`, and the folder's name. Raises ValueError naming a damaged one."""
+    paths = sorted(figures_folder().glob("*/run.json"))
+    return [{"folder": path.parent.name} | files.read_json(path, dict) for path in paths]
+
+
+def readme_ledger(rows: list[dict]) -> str:
+    """The README's part on the claims: how many came out how, and the whole table folded away."""
+    fold = f"<details><summary>All {len(rows)} claims</summary>"
+    parts = (claims.summary(rows), fold, claims.table(rows), claims.LEGEND, "</details>")
+    return "\n" + "\n\n".join(parts) + "\n\n"
+
+
+def with_claims(text: str, rows: list[dict]) -> str:
+    """Fill what stands between `<!-- claims: 001.dae joint -->` and `<!-- end of claims -->` of a Markdown text.
+
+    It becomes the table of the claims whose ids are named, or begin with a name and a dot. Raises ValueError for names
+    of none, and for marks that are not in pairs, each in a line of its own.
+    """
+
+    def filled(match: re.Match) -> str:
+        wanted: set[str] = set()
+        for name in match[2].split():
+            ids = {row["claim"] for row in rows if f"{row['claim']}.".startswith(f"{name}.")}
+            if not ids:
+                raise ValueError(f"claims: {name} in {match[1].strip()} is no claim of claims.csv")
+            wanted |= ids
+        table = claims.table([row for row in rows if row["claim"] in wanted], statements=True)
+        return f"{match[1]}\n{table}\n\n{claims.LEGEND}\n\n"
+
+    filled_in, pairs = _SOME.subn(filled, text)
+    if len(re.findall(r"<!--\s*(?:claims:|end of claims)", text)) != 2 * pairs:
+        raise ValueError("claims: lines <!-- claims: ids --> and <!-- end of claims --> expected, in pairs")
+    return filled_in
