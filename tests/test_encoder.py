@@ -426,3 +426,16 @@ def test_a_kl_that_sums_over_the_batch_is_named_at_any_chunk(divergence, chunk):
 
     with pytest.raises(ValueError, match=r"posterior\.kl: nats, one number for each image"):
         encoder.attack(Model(), images(4), eps=0.1, divergence=divergence, chunk=chunk)
+
+
+def test_a_latent_classifier_in_training_mode_is_found_behind_a_function():
+    model = LinearGaussian()
+    probe = torch.nn.Linear(3, 2)  # in training mode, as built
+    x = torch.rand(2, 1, 4, 4, generator=seeded())
+    held = {probe: "a key of a dict, where no search would look"}
+
+    def classify(z):
+        return next(iter(held))(z)
+
+    with pytest.raises(ValueError, match="classifier: it is in training mode"):
+        encoder.attack(model, x, eps=0.1, divergence="classifier", classifier=classify, steps=1, restarts=1)

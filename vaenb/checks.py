@@ -138,9 +138,9 @@ def _remedy(low: float, high: float) -> str:
 def check_model_and_images(model, x: Tensor, **counts: int) -> None:
     """The door of every engine: refuse a model, images x (N, C, H, W) and counts that it can't work with.
 
-    Of the model it calls the four methods on two images and looks at the shapes of what comes back: a likelihood that
-    is summed over the batch, a tuple or a torch.distributions object in place of a posterior or of images would give
-    wrong numbers in silence.
+    Of the model it calls the four methods on two images and looks at what runs and at what comes back: a network in
+    training mode, a likelihood that is summed over the batch, a tuple in place of a posterior or of images, logits in
+    place of pixels would give wrong numbers in silence.
     """
     check_model(model)
     check_images(x)

@@ -31,7 +31,7 @@ from torch import Tensor
 from vaenb.attacks import pgd as engine
 from vaenb.attacks.latent import target_images
 from vaenb.attacks.pgd import AttackResult, Draws, LossFn, Search, shared
-from vaenb.checks import check_choice, check_classifier, check_each, check_model_and_images, ordinary
+from vaenb.checks import check_choice, check_classifier, check_each, check_model_and_images, evaluating, ordinary
 from vaenb.contract import LatentModel, Posterior
 from vaenb.distributions import randn_like
 
@@ -171,7 +171,8 @@ def _label_lost(classifier) -> Divergence:
     check_classifier(classifier)
 
     def cross_entropy(p: Posterior, q: Posterior) -> Tensor:
-        label = classifier(q.mean).argmax(1)
+        with evaluating("classifier"):
+            label = classifier(q.mean).argmax(1)
         return F.cross_entropy(classifier(p.mean), label, reduction="none")
 
     return cross_entropy

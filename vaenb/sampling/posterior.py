@@ -38,8 +38,10 @@ def posterior_density(model: LatentModel, x: Tensor) -> LogDensity:
     """Build log p(z) + log p(x|z) = log p(z|x) + log p(x): the posterior that images x (N, C, H, W) deserve."""
     check_model(model)
     check_images(x)
-    x = ordinary(x)
+    return _log_joint(model, ordinary(x))
 
+
+def _log_joint(model: LatentModel, x: Tensor) -> LogDensity:
     def log_joint(z: Tensor, index: Tensor) -> Tensor:
         prior = model.log_prior(z)
         likelihood = model.log_likelihood(x[index], z)
@@ -61,7 +63,7 @@ def sample_posterior(model: LatentModel, x: Tensor, *, unit_mass: bool = False, 
     point.
     """
     check_model_and_images(model, x)
-    density = posterior_density(model, x)
+    density = _log_joint(model, ordinary(x))
     chosen = SHORT | schedule
     with torch.no_grad():
         posterior = [model.posterior(part) for part in x.split(512)]

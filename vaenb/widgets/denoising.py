@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from vaenb.checks import check_whole
+from vaenb.distributions import seeded
 from vaenb.models.diffusion import DDGM, as_images
 from vaenb.plots import COLORS, tile
 from vaenb.widgets.chart import Chart, Explorer, slider_of
@@ -117,7 +118,7 @@ class DenoisingExplorer(Explorer):
 @torch.no_grad()
 def _denoised(ddgm: DDGM, denoisers: dict[float, DDGM], x: Tensor, t: int, seed: int) -> dict[str, Tensor]:
     """Images noised to step t, and what each way makes of them."""
-    generator = torch.Generator().manual_seed(seed)  # anew for each step: the same noise, and more of it
+    generator = seeded(seed)  # anew for each step: the same noise, and more of it
     x_t = ddgm.noised(x, t, generator=generator)
     level = ddgm.alpha_bar[t].item()
     made = {
