@@ -91,7 +91,7 @@ def test_each_further_loss_gets_a_step_of_its_own_on_what_it_reaches(digits):
             self.seen.append((self.a.item(), self.b.item()))
             return self.b
 
-    model = fitted(Shift(), digits, lr=0.5)
+    model = fitted(Shift(), digits, lr=0.5, schedule="constant")
     assert model.seen == [pytest.approx((-0.5, 0)), pytest.approx((-0.5, -0.5))]
     assert (model.a.item(), model.b.item()) == pytest.approx((-0.5, -1))
 

@@ -216,7 +216,9 @@ def test_the_kernel_can_be_stopped_in_the_middle_of_a_training_and_says_so(page,
 # For each notebook its explorers: a word that their numbers have, and how far which slider is moved.
 RIGHT, LEFT = ("ArrowRight", 1), ("ArrowLeft", 1)
 EXPLORERS = {
-    "00_start_here": {"SSIM": {"attack radius ε": ("ArrowRight", 5), "weight β": RIGHT, "test image": RIGHT}},
+    "00_start_here": {
+        "SSIM": {"attack radius ε": ("ArrowLeft", 2), "target": RIGHT, "model": RIGHT, "test image": RIGHT}
+    },
     "01_vae_as_probe": {
         "the classifier says": {"attack radius ε": ("ArrowRight", 3), "samples": ("ArrowLeft", 5)},
         "ECE": {"temperature T": ("ArrowRight", 4), "which images": RIGHT},

@@ -25,7 +25,7 @@ def decode(z):
 
 def along(direction):
     """The attack that moves every latent by eps along one unit vector."""
-    return lambda z, eps: z + eps[:, None] * torch.eye(4, dtype=z.dtype)[direction]
+    return lambda model, z, eps: z + eps[:, None] * torch.eye(4, dtype=z.dtype)[direction]
 
 
 def latents(n=5):
@@ -65,7 +65,7 @@ def test_the_worst_attack_has_the_smallest_area():
 
 
 def test_projected_gradient_ascent_finds_the_worst_attack():
-    def attack(z, eps):
+    def attack(model, z, eps):
         clean, g = decode(z), torch.Generator().manual_seed(0)
 
         def loss(other, rows):
@@ -80,7 +80,7 @@ def test_projected_gradient_ascent_finds_the_worst_attack():
 def test_all_radii_are_attacked_in_one_call_each_row_with_its_own():
     calls = []
 
-    def attack(z, eps):
+    def attack(model, z, eps):
         calls.append((z, eps))
         return z
 
@@ -135,9 +135,9 @@ def test_radius_zero_leaves_the_latents_and_keeps_no_gradient():
         ({"z": latents()[0]}, "flat latents"),
         ({"radii": -RADII.flip(0)}, "not negative"),
         ({"radii": RADII[:0]}, "at least 1"),
-        ({"attack": lambda z, eps: z[:2]}, r"attack: \(30, 4\), attacked latents .*got \(2, 4\)"),
-        ({"attack": lambda z, eps: (z, eps)}, "adversarial.*got tuple"),
-        ({"attack": lambda z, eps: z + 0.1}, "by 0.2 at radius 0;"),
+        ({"attack": lambda model, z, eps: z[:2]}, r"attack: \(30, 4\), attacked latents .*got \(2, 4\)"),
+        ({"attack": lambda model, z, eps: (z, eps)}, "adversarial.*got tuple"),
+        ({"attack": lambda model, z, eps: z + 0.1}, "by 0.2 at radius 0;"),
         ({"chunk": 0}, "chunk: .*got 0"),
         ({"metrics": {"mean": lambda a, b: mse(a, b).mean()}}, r"metrics\['mean'\]: \(30,\), one value an image"),
     ],
@@ -288,7 +288,7 @@ def test_a_scale_free_curve_is_not_extrapolated(radii, unit, reach, says):
 
 
 def test_an_attack_beyond_its_radius_is_refused_in_either_norm():
-    corner = lambda z, eps: z + eps[:, None]  # noqa: E731
+    corner = lambda model, z, eps, norm="l2": z + eps[:, None]  # noqa: E731
     dd_curve(Decoder(decode), latents(), RADII, corner, {"MSE": mse}, norm="linf")
     with pytest.raises(ValueError, match="within the l2 radius"):
         dd_curve(Decoder(decode), latents(), RADII, corner, {"MSE": mse})

@@ -173,7 +173,7 @@ LINE = torch.stack([Z, -Z], 1)
         lambda m, x: diagnosis.likelihood_tilt(m, x, x, LINE.to(x)),
         lambda m, x: diagnosis.inference_gap(m, x, x.flatten(1).sum(1)),
         lambda m, x: second_order(m, x, x),
-        lambda m, x: distortion.dd_curve(m, Z.to(x), RADII, lambda z, eps: z, {"MSE": images.mse}),
+        lambda m, x: distortion.dd_curve(m, Z.to(x), RADII, lambda m, z, eps: z, {"MSE": images.mse}),
         lambda m, x: plane(Z[:3].to(x)),
     ],
 )

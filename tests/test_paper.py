@@ -46,40 +46,43 @@ def test_every_run_says_what_made_it_and_what_it_took():
 
 def test_every_notebook_has_a_run_with_a_figure():
     drawn = {run["notebook"] for run in MANIFEST if run["figures"]}
-    assert drawn == {path.stem for path in (ROOT / "notebooks").glob("[0-9]*.ipynb")}
+    without = {"00_start_here", "11_claims"}  # one claims nothing, the other reads what the rest found
+    assert drawn | without == {path.stem for path in (ROOT / "notebooks").glob("[0-9]*.ipynb")}
 
 
-def test_all_evidence_is_kept_in_one_file_and_gives_the_same_ledger(tmp_path):
-    kept = json.loads((FIGURES / "claims.json").read_text())
-    assert kept == json.loads(json.dumps(evidence.recorded()))
-    (tmp_path / "claims.json").write_text(json.dumps(kept))
-    assert claims.table(claims.ledger([tmp_path])) == claims.table(claims.ledger([FIGURES]))
+def ledger() -> list[claims.Finding]:
+    """What the evidence in `figures/` says of every claim."""
+    return claims.ledger(claims.found([FIGURES]))
 
 
-def test_the_readme_has_the_ledger_of_the_evidence():
+def test_every_published_verdict_can_be_computed_again_from_the_kept_arrays():
+    path = FIGURES / "claims.json"
+    listed = [(row["claim"], row["measure"]) for row in json.loads(path.read_text())]
+    assert listed == [(finding.claim.id, finding.measure) for finding in ledger()]
+    runs = claims.found([FIGURES])
+    assert [name for name in claims.load() if not claims.verify(name, runs, path)[1]] == []
+
+
+def test_the_readme_and_the_docs_have_the_ledger_of_the_evidence():
     text = (ROOT / "README.md").read_text()
     (shown,) = re.findall(r"<!-- ledger -->\n(.*?)<!-- end of ledger -->", text, re.DOTALL)
-    assert shown == evidence.readme_ledger(claims.ledger([FIGURES]))
+    assert shown == evidence.readme_ledger(ledger())
+    assert (ROOT / "docs" / "claims.md").read_text() == evidence.whole_ledger(ledger())
 
 
 def test_notebook_11_shows_the_ledger_of_the_evidence():
     book = nbformat.read(ROOT / "notebooks" / "11_claims.ipynb", as_version=4)
     outputs = [output for cell in book.cells for output in cell.get("outputs", [])]
     shown = [output["data"].get("text/markdown") for output in outputs if "data" in output]
-    rows = claims.ledger([FIGURES])
-    assert claims.summary(rows) in shown
-    for document in {r["document"] for r in rows}:
-        assert claims.table([r for r in rows if r["document"] == document], statements=True) in shown
+    tables, findings = claims.tables, ledger()
+    assert tables.summary(findings) in shown and tables.questions(findings, root=".") in shown
+    assert f"{tables.documents(findings, root='.')}\n\n{tables.LEGEND}" in shown
 
 
-def test_each_claim_stands_in_the_table_of_one_notebook_as_the_evidence_gives_it():
-    rows, shown = claims.ledger([FIGURES]), []
+def test_the_notebooks_tables_of_claims_are_as_the_evidence_gives_them():
     for path in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb")):
         text = _texts(path)
-        assert text == evidence.with_claims(text, rows), f"{path.name}: vaenb collect makes its table of claims anew"
-        tables = re.findall(r"<!-- claims: .*?<!-- end of claims -->", text, re.DOTALL)
-        shown += re.findall(r"^\| .*? \(`([\w.-]+)`\)", "\n".join(tables), re.MULTILINE)
-    assert sorted(shown) == sorted(claims.load())
+        assert text == evidence.with_claims(text, ledger()), f"{path.name}: vaenb collect makes its table anew"
 
 
 def test_every_number_that_a_text_gives_with_its_interval_was_found_by_a_kept_run():
@@ -109,13 +112,22 @@ def _outputs(path: Path) -> list:
 
 
 def _found(folder: Path) -> list[tuple[float, ...]]:
-    cells = [c for e in claims.read_strictly(folder / "claims.json") for c in e.cells.values()]
     printed = folder / "printed.txt"
     told = INTERVAL.findall(printed.read_text()) if printed.is_file() else []
     rows = [row for path in folder.glob("*.csv") for row in csv.DictReader(path.read_text().splitlines())]
     drawn = [(row[axis], row["low"], row["high"]) for row in rows if row.get("low") for axis in "xy"]
     numbers = [t for t in drawn if re.fullmatch(r"-?[\d.e-]+", t[0])]
-    return [(c.effect, c.low, c.high) for c in cells] + [_values(t) for t in told + numbers]
+    return _recorded(folder) + [_values(t) for t in told + numbers]
+
+
+def _recorded(folder: Path) -> list[tuple[float, ...]]:
+    """The intervals that a run recorded, or one of the first round, whose notebook is being rebuilt."""
+    if (folder / "evidence.npz").is_file():
+        cells = claims.measured(claims.read(folder))
+    else:
+        kept = json.loads((folder / "claims.json").read_text())
+        cells = [cell for claim in kept for cell in claim["cells"].values()]
+    return [(cell["effect"], cell["low"], cell["high"]) for cell in cells]
 
 
 def _values(texts: tuple[str, ...]) -> tuple[float, ...]:
@@ -162,7 +174,7 @@ def project(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "project_folder", lambda: tmp_path)
     monkeypatch.setattr(plots, "chrome", lambda: None)
     monkeypatch.setenv("VAENB_RUNS", str(tmp_path / "runs"))
-    text = "Found:\n<!-- claims: 001.vulnerable 001.dae -->\nstale\n<!-- end of claims -->\nend"
+    text = "Found:\n<!-- claims: 002b.transition 001.dae -->\nstale\n<!-- end of claims -->\nend"
     parameters = tiny.PARAMETERS + "limit: int = 0  # training images"
     tiny.write(tmp_path / "notebooks" / "00_tiny.ipynb", tiny.RECORDS + DRAWS, parameters=parameters, text=text)
     entry = {"folder": "00_tiny-mnist", "notebook": "00_tiny", "needs": [], "parameters": {"beta": 2}}
@@ -182,24 +194,30 @@ def test_the_paper_profile_runs_what_has_data_and_keeps_what_it_found(project, c
     about = json.loads((kept / "run.json").read_text())
     assert about["parameters"] == {"profile": "paper", "beta": 2.0, "limit": 5} and about["seconds"] > 0
     assert (kept / "curve.csv").read_text() == "x,y\n1,2.0\n" and (kept / "printed.txt").read_text() == "said\n"
-    (found,) = json.loads((project / "figures" / "claims.json").read_text())
-    assert found["claim"] == "001.vulnerable" and found["cells"]["vae"]["effect"] == 2.0
+    verdicts = project / "figures" / "claims.json"
+    (found,) = (row for row in json.loads(verdicts.read_text()) if row["claim"] == tiny.CLAIM)
+    assert found["cells"][tiny.CELL]["effect"] == 2.0 and found["verdict"] == "reproduced"
     readme = (project / "README.md").read_text()
-    assert "| 001 | 12 |" in readme and "stale" not in readme and readme.endswith("<!-- end of ledger -->\nend\n")
+    assert "| 002b | 4 | 1 | 3 |" in readme and "stale" not in readme
+    assert readme.endswith("<!-- end of ledger -->\nend\n")
     shown = _texts(project / "notebooks" / "00_tiny.ipynb")
-    assert re.findall(r"`(001[\w.]*)`", shown) == ["001.vulnerable", "001.dae", "001.dae.dim"]
-    assert "2 [1.5, 2.5]" in shown and "stale" not in shown and shown.endswith("<!-- end of claims -->\nend")
-    old = project / "figures" / "claims.json"
-    old.write_text(old.read_text().replace(found["settings"], "00000000"))  # as before a change of settings
+    named = [claims.find(name).statement for name in (tiny.CLAIM, "001.dae", "001.dae.dim")]
+    places = [shown.index(f"| {statement} ") for statement in named]
+    assert places == sorted(places) and "001.tc-tradeoff" not in shown
+    assert "2.00 [" in shown and "stale" not in shown and shown.endswith("<!-- end of claims -->\nend")
+    whole = (project / "docs" / "claims.md").read_text()
+    assert "(../notebooks/tiny.ipynb)" in whole and "2.00 [" in whole  # as its evidence names it
+    before = verdicts.read_bytes()
+    verdicts.write_text("[]")
     assert main(["paper", "--workers", "1"]) == 0  # nothing is left to run, and the same is kept
-    assert (project / "README.md").read_text() == readme and json.loads(old.read_text()) == [found]
+    assert (project / "README.md").read_text() == readme and verdicts.read_bytes() == before
     assert "1 runs, of which 1 are finished" in capsys.readouterr().out
     assert json.loads((kept / "run.json").read_text()) == about
 
 
 def test_a_table_of_claims_that_do_not_exist_is_refused():
     with pytest.raises(ValueError, match=r"001\.da in <!-- claims: 001\.dae 001\.da 9 --> .* no claim"):
-        evidence.with_claims("<!-- claims: 001.dae 001.da 9 -->\n<!-- end of claims -->", claims.ledger([FIGURES]))
+        evidence.with_claims("<!-- claims: 001.dae 001.da 9 -->\n<!-- end of claims -->", ledger())
 
 
 @pytest.mark.parametrize(
@@ -215,7 +233,7 @@ def test_a_table_of_claims_that_do_not_exist_is_refused():
 )
 def test_marks_that_do_not_fit_are_refused(text):
     with pytest.raises(ValueError, match="expected, in pairs"):
-        evidence.with_claims(text, claims.ledger([FIGURES]))
+        evidence.with_claims(text, ledger())
 
 
 def test_lists_are_made_all_or_none_and_the_notebook_that_stops_them_is_named(project, capsys):
@@ -283,12 +301,12 @@ def test_an_odd_plan_is_named(project, entry):
             plan.jobs()
 
 
-def test_a_damaged_claims_file_never_replaces_a_good_one(project):
+def test_damaged_evidence_never_replaces_what_is_kept(project):
     assert main(["paper", "--workers", "1"]) == 0
     (job,) = plan.jobs()
     kept = (project / "figures" / "claims.json").read_text()
-    (job.folder / "claims.json").write_text("{")
-    with pytest.raises(ValueError, match=r"claims.json is damaged"):
+    (job.folder / "evidence.npz").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"evidence.npz is damaged"):
         evidence.collect(job.folder)
     evidence.remake()
     assert (project / "figures" / "claims.json").read_text() == kept
@@ -297,7 +315,11 @@ def test_a_damaged_claims_file_never_replaces_a_good_one(project):
 def test_what_can_not_be_kept_stops_no_other_run_and_readers_run_last_and_again(project, capsys):
     first = json.loads((project / "figures" / "plan.json").read_text())[0]
     shutil.copy(project / "notebooks" / "00_tiny.ipynb", project / "notebooks" / "01_other.ipynb")
-    counts = 'from pathlib import Path\nprint(Path("../figures/claims.json").read_text().count("effect"))'
+    counts = """
+from pathlib import Path
+verdicts = Path("../figures/claims.json").read_text().count('"reproduced"')
+print(verdicts, len(list(Path("../figures").glob("*/evidence.npz"))))
+"""
     tiny.write(project / "notebooks" / "09_reader.ipynb", counts, parameters="folders: list = []  # where")
     other = {**first, "notebook": "01_other", "folder": "01_other", "figures": {"nosuch": ""}}
     reader = {**first, "notebook": "09_reader", "folder": "09_reader", "figures": {}, "cpu": {}, "parameters": {}}
@@ -306,10 +328,10 @@ def test_what_can_not_be_kept_stops_no_other_run_and_readers_run_last_and_again(
     said = capsys.readouterr()
     assert "there is no nosuch.plotly.json" in said.err and "3 runs, 0 finished before" in said.err
     assert "failed: 01_other" in said.out and "finished: 00_tiny" in said.out  # as they end
-    assert (project / "figures" / "09_reader" / "printed.txt").read_text() == "1\n"  # after 00_tiny's one cell
+    assert (project / "figures" / "09_reader" / "printed.txt").read_text() == "1 1\n"  # after 00_tiny
     (project / "figures" / "plan.json").write_text(json.dumps([{**other, "figures": {"curve": ""}}, first, reader]))
     (reading,) = (project / "runs").glob("09_reader*")
     shutil.copytree(reading, reading / claims.UNFINISHED)  # a reader that was stopped while it moved in
     assert main(["paper", "--workers", "1"]) == 0
-    assert (project / "figures" / "09_reader" / "printed.txt").read_text() == "2\n"
+    assert (project / "figures" / "09_reader" / "printed.txt").read_text() == "1 2\n"
     assert "3/3" in capsys.readouterr().err

@@ -4,6 +4,7 @@ import io
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from vaenb.metrics.distortion import DDCurve
 from vaenb.metrics.likelihood import shortfall
 from vaenb.metrics.slices import slice_through
 from vaenb.models import seatbelt, vae
+from vaenb.plots import ledger
 from vaenb.plots.style import picture_of
 from vaenb.stats import Estimate
 from vaenb.widgets import LatentAttackExplorer, PenaltyExplorer, RepairExplorer
@@ -338,6 +340,16 @@ def test_the_rows_of_estimates_have_a_reason_where_there_is_none():
     ]
 
 
+def test_rows_become_a_markdown_table():
+    rows = [{"β": 1, "SSIM": "0.88"}, {"β": 10, "SSIM": "0.16"}]
+    assert plots.tables.markdown(rows).splitlines() == [
+        "| β | SSIM |",
+        "| --- | --- |",
+        "| 1 | 0.88 |",
+        "| 10 | 0.16 |",
+    ]
+
+
 def test_the_rows_of_groups_are_their_quantiles():
     (row,) = plots.tables.quantiles({"a": torch.arange(101)})
     assert row == {"name": "a", "n": 101, "1%": 1, "5%": 5, "25%": 25, "50%": 50, "75%": 75, "95%": 95, "99%": 99}
@@ -355,44 +367,70 @@ def test_plots_cost_no_more_than_plotly_and_torch():
 # --- the ledger
 
 
+HALF = Estimate(0.5, 0.4, 0.6)
+RESULTS = {  # verdict and pool, of three claims in one measure, a question, and a claim in two measures
+    "000.consistency.fgsm": [("reproduced", Estimate(0.1, 0.05, 0.15))],
+    "000.consistency.order": [("contradicted", Estimate(-0.3, -0.4, -0.2))],
+    "001.black-target": [("no verdict", Estimate(0.12, 0.1, 0.14))],  # claimed to be less than .2
+    "q.000.weak": [("reproduced", Estimate(0.0, -0.1, 0.1))],  # 0 within ±.3
+    "001.rank.mnist": [("reproduced", HALF), ("contradicted", Estimate(-2.0, -2.01, -1.99))],
+}
+
+
 @pytest.fixture
-def rows(tmp_path):
-    paper = {"profile": "paper"}
-    run = claims.start_run("01_probe", paper, data={}, seeds=[0, 1, 2], folder=tmp_path / "three")
-    each = {"a": [0.3] * 3, "b": [0.1] * 3}  # every training agrees
-    run.record(
-        "000.consistency.fgsm",
-        {"a": Estimate(0.3, 0.2, 0.4), "b": Estimate(0.1, 0.05, 0.9)},
-        data="mnist",
-        per_seed=each,
-    )
-    run.record("000.consistency.order", {"a": Estimate(-0.3, -0.4, -0.2)}, data="mnist", per_seed={"a": [-0.3] * 3})
-    run.record("000.calibration.weak", {"a": Estimate(0.05, 0.0, 0.2)}, data="digits")
-    one = claims.start_run("01_probe", paper, data={}, seeds=[0], folder=tmp_path / "one")
-    one.record("001.black-target", {"a": Estimate(0.3, 0.2, 0.4)}, data="mnist")
-    return claims.ledger([tmp_path])
+def findings():
+    """The ledger as if these claims had been measured; a cell of each has the numbers of the pool."""
+    seen, found = dict.fromkeys(RESULTS, 0), []
+    for finding in claims.ledger([]):
+        name = finding.claim.id
+        if name in RESULTS:
+            verdict, pool = RESULTS[name][seen[name]]
+            seen[name] += 1
+            finding = replace(finding, verdict=verdict, pooled=pool, cells={"a cell": pool, "another": HALF})
+        found.append(finding)
+    return found
 
 
-def test_verdicts_are_counted_by_document(rows):
-    fig = plots.verdicts(rows)
+def test_verdicts_are_counted_by_document_and_questions_are_not(findings):
+    fig = ledger.verdicts(findings)
     counts = {bar.name: dict(zip(bar.x, bar.y, strict=True)) for bar in fig.data}
-    assert counts["reproduced"]["000"] == counts["contradicted"]["000"] == 1
-    assert sum(sum(c.values()) for c in counts.values()) == 51 and counts["not measured"]["001"] == 11
-    assert counts["no verdict (fewer than 3 trainings)"]["001"] == 1
+    claimed = [claim for claim in claims.load().values() if claim.role == "claim"]
+    assert sum(sum(c.values()) for c in counts.values()) == len(claimed)
+    assert counts["reproduced"]["000"] == counts["contradicted"]["000"] == counts["no verdict"]["001"] == 1
+    assert counts["mixed"]["001"] == 1  # one measure reproduced, the other contradicted
+    of_001 = [claim for claim in claimed if claim.document == "001"]
+    assert counts["not measured"]["001"] == len(of_001) - 2
 
 
-def test_margins_are_in_half_widths_and_claimed_is_right(rows):
-    points = {trace.name: trace for trace in plots.margins(rows).data}
-    held, lost = points["reproduced"], points["contradicted"]
-    assert list(held.y) == ["000.consistency.fgsm"] and held.x[0] == pytest.approx(0.1 / 0.425)  # b, the weakest
-    assert lost.x[0] == pytest.approx(-3) and lost.error_x.array[0] == pytest.approx(1)
+def test_margins_are_in_half_widths_and_claimed_is_right(findings):
+    points = {}
+    for trace in ledger.margins(findings).data:
+        for k, name in enumerate(trace.y):
+            points[name] = trace.x[k], trace.error_x.arrayminus[k], trace.error_x.array[k]
+    assert points["000.consistency.fgsm"] == pytest.approx((2, 1, 1))
+    assert points["000.consistency.order"] == pytest.approx((-3, 1, 1))
+    assert points["001.black-target"] == pytest.approx((4, 1, 1))
+    assert points["q.000.weak"] == pytest.approx((3, 1, 0))  # no end of it lies farther from both bounds than 0 does
+    assert sorted(points) == sorted([*list(RESULTS)[:4], "001.rank.mnist (SSIM)", "001.rank.mnist (LPIPS)"])
+    assert points["001.rank.mnist (LPIPS)"] == pytest.approx((-10, 0, 0))  # 200 half-widths off, drawn at the edge
 
 
-def test_the_claim_slider_has_a_frame_for_every_claim_with_cells(rows):
-    fig = plots.claim_slider(rows)
-    names = ["000.consistency.fgsm", "000.consistency.order", "000.calibration.weak", "001.black-target"]
-    assert [f.name for f in fig.frames] == names
-    assert list(fig.frames[0].data[0].x) == [0.1, 0.3]  # the weakest on top
-    assert "stand-in" in fig.frames[2].layout.yaxis.ticktext[0]
-    assert list(fig.frames[2].data[1].x) == [0.15, 0.15, None, -0.15, -0.15, None]  # equivalence has two bounds
-    assert fig.layout.sliders[0].active == 1  # the first that is contradicted
+def test_the_claim_slider_has_a_frame_for_every_claim_with_cells(findings):
+    fig = ledger.claim_slider(findings)
+    names = [frame.name for frame in fig.frames]
+    assert sorted(names) == sorted([*list(RESULTS)[:4], "001.rank.mnist (SSIM)", "001.rank.mnist (LPIPS)"])
+    first = fig.frames[0]
+    assert list(first.layout.yaxis.ticktext) == ["all together", "a cell", "another"]
+    assert list(first.data[0].x) == [0.1, 0.1, 0.5] and list(first.data[1].x) == [0, 0, None]
+    weak = fig.frames[names.index("q.000.weak")]
+    assert list(weak.data[1].x) == [0.3, 0.3, None, -0.3, -0.3, None]  # equivalence has two bounds
+    assert "yes" in weak.layout.title.text
+    assert fig.layout.sliders[0].active == names.index("000.consistency.order")  # the first that is contradicted
+
+
+def test_a_ledger_without_evidence_is_drawn_too():
+    findings = claims.ledger([])
+    (bar,) = ledger.verdicts(findings).data
+    assert bar.name == "not measured"
+    assert not ledger.margins(findings).data
+    assert ledger.claim_slider(findings).layout.title.text == "No claim was measured yet"

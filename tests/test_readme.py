@@ -8,6 +8,8 @@ import torch
 from torch import nn
 
 from tests.oracles import seeded
+from vaenb import claims
+from vaenb.__main__ import main
 from vaenb.checks import check_images, check_model
 from vaenb.metrics.likelihood import elbo, iwae
 
@@ -54,3 +56,22 @@ def test_every_file_the_readme_names_is_there():
     root = Path(__file__).parents[1]
     links = re.findall(r"\]\(((?!http|#)[^)#]+)", README)
     assert links and all((root / link).exists() for link in links)
+
+
+def test_every_command_the_readme_names_is_there():
+    fenced = "\n".join(re.findall(r"```sh\n(.*?)```", README, re.DOTALL))
+    commands = set(re.findall(r"(?:^|`)vaenb (\w+)", f"{fenced}\n{README}", re.MULTILINE))
+    assert {"run", "sweep", "paper", "claims", "verify", "collect"} <= commands
+    for command in commands:
+        with pytest.raises(SystemExit) as ended:
+            main([command, "--help"])
+        assert ended.value.code == 0, command
+    rules = re.findall(r"^(\w+):", (Path(__file__).parents[1] / "Makefile").read_text(), re.MULTILINE)
+    assert set(re.findall(r"(?:^|`)make (\w+)", README, re.MULTILINE)) <= set(rules)
+
+
+def test_the_readme_counts_the_claims_and_names_those_that_there_are():
+    roles = [claim.role for claim in claims.load().values()]
+    assert f"{roles.count('claim')} claims, and we ask {roles.count('question')} questions" in README
+    named = re.findall(r"vaenb verify ([\w.-]+)", README)
+    assert named and set(named) <= set(claims.load())

@@ -34,16 +34,18 @@ def notebook(tmp_path, monkeypatch) -> Path:
 
 
 def recorded(folder: Path) -> dict:
-    (evidence,) = json.loads((folder / "claims.json").read_text())
-    return evidence["cells"]["vae"]
+    (row,) = claims.measured(claims.read(folder))
+    return row
 
 
-def test_a_run_has_its_folder_with_notebook_claims_and_settings(notebook):
+def test_a_run_has_its_folder_with_notebook_evidence_and_settings(notebook):
     records = """
-from vaenb import claims, stats
+from vaenb import claims
 settings = claims.parameters(globals())
-run = claims.start_run("tiny", settings, data={"mnist": "0" * 12}, seeds=[seed], folder=folder)
-run.record("001.vulnerable", {"vae": stats.Estimate(beta, beta - 0.5, beta + 0.5)}, data="mnist")
+data = {"fashion_mnist to mnist": "0" * 12}
+run = claims.start_run("tiny", settings, data=data, seeds=[seed], folder=folder)
+errors = {"noisy MSE": [[beta, beta]], "walk MSE": [[0, 0]]}  # one training run, two images
+run.record("002b.transition", "the walk, t = 20", errors)
 print(f"{beta!r}")
 """
     tiny.write(notebook, records)
@@ -89,32 +91,31 @@ def kept(folder: Path) -> dict[str, bytes]:
 def test_a_run_that_fails_leaves_the_finished_one_before_it_and_does_not_count(notebook):
     folder = runs.run(notebook, {"beta": 4})
     before = kept(folder)
-    tiny.write(notebook, tiny.RECORDS.replace('"effect": beta', '"effect": 4.2'), "1 / 0")
+    tiny.write(notebook, tiny.RECORDS.replace("beta, np", "4.5, np"), "1 / 0")
     with pytest.raises(RunFailed, match=r"unfinished-run/tiny\.part\.ipynb\nZeroDivisionError"):
         runs.run(notebook, {"beta": 4})
     assert kept(folder) == before
-    assert recorded(folder / "unfinished-run")["effect"] == 4.2
-    (row,) = (r for r in claims.ledger([folder]) if r["claim"] == "001.vulnerable")
-    assert [c["effect"] for c in row["cells"]] == [4.0]
+    assert recorded(folder / "unfinished-run")["effect"] == 4.5
+    (finding,) = claims.judged(claims.find(tiny.CLAIM), claims.found([folder]))
+    assert finding.cells[tiny.CELL].effect == 4.0
 
 
 def test_a_later_run_takes_the_place_of_what_the_one_before_made_and_of_nothing_else(notebook):
     tiny.write(notebook, tiny.RECORDS, '(folder / "a").mkdir(); (folder / "a/old").touch(); (folder / "b").touch()')
     folder = runs.run(notebook)
-    assert {"a/old", "b", "claims.json", "run.json", "tiny.ipynb"} == {*kept(folder)}
+    assert {"a/old", "b", "evidence.json", "evidence.npz", "run.json", "tiny.ipynb"} == {*kept(folder)}
     for name in ("mine", "a/mine"):
         (folder / name).write_text("the user's own")
     tiny.write(notebook, 'import pathlib; at = pathlib.Path(folder) / "a"; at.mkdir(); (at / "new").touch()')
-    runs.run(notebook)  # records nothing: the claims of the run before are not its own
-    assert {"a/new", "a/mine", "mine", "claims.json", "run.json", "tiny.ipynb"} == {*kept(folder)}
-    assert json.loads((folder / "claims.json").read_text()) == []
+    runs.run(notebook)  # records nothing: the evidence of the run before is not its own
+    assert {"a/new", "a/mine", "mine", "run.json", "tiny.ipynb"} == {*kept(folder)}
     assert not (folder / "unfinished-run").exists()
 
 
 @pytest.mark.parametrize("stop", range(4))
 def test_a_run_stopped_while_it_moves_in_is_not_lost(tmp_path, monkeypatch, stop):
     notebook, folder = tiny.write(tmp_path / "tiny.ipynb"), tmp_path / "run"
-    made = {"made": "new", "claims.json": "[]", "run.json": "", "tiny.ipynb": notebook.read_text()}
+    made = {"made": "new", "evidence.json": "{}", "run.json": "", "tiny.ipynb": notebook.read_text()}
     made["run.json"] = json.dumps({"parameters": {}, "files": sorted(made)})
     for place, content in ((folder, "old"), (folder / "unfinished-run", "new")):
         place.mkdir()
@@ -177,7 +178,7 @@ while len(list(pathlib.Path().glob("here-*"))) < 2:
 def test_a_notebook_without_a_folder_runs_and_puts_its_results_where_it_likes(notebook):
     tiny.write(notebook, "import os\nprint(os.getcwd())", parameters="beta: float = 1.0  # weight")
     folder = runs.run(notebook, {"beta": 2})
-    assert {*kept(folder)} == {"claims.json", "run.json", "tiny.ipynb"}
+    assert {*kept(folder)} == {"run.json", "tiny.ipynb"}
     about = json.loads((folder / "run.json").read_text())
     assert about["notebook"] == "tiny" and about["parameters"] == {"beta": 2.0} and "settings" not in about
     executed = nbformat.read(folder / "tiny.ipynb", as_version=4)
@@ -188,13 +189,73 @@ def test_the_command_says_where_things_are_and_what_was_found(notebook, capsys):
     assert main(["run", str(notebook), "-p", "profile", "paper"]) == 0
     said = capsys.readouterr().out
     folder = tiny.folder(notebook, profile="paper")
-    assert str(folder / "tiny.ipynb") in said and str(folder / "claims.json") in said
-    assert "001.vulnerable" in said and "1 [0.5, 1.5]" in said
+    assert str(folder / "tiny.ipynb") in said and f"{folder / 'evidence.npz'}: 1 cells, 1 gates" in said
+    assert tiny.CLAIM in said and tiny.CELL in said and "1.00 [" in said
     assert main(["claims"]) == 0
-    shown, unmeasured = capsys.readouterr().out, [r for r in claims.ledger() if r["verdict"] == claims.NOT_MEASURED]
-    assert shown.count("not measured") == len(unmeasured) < 51  # the evidence kept in figures/ is shown, too
-    (row,) = (r for r in claims.ledger() if r["claim"] == "001.vulnerable")
-    assert any(c["notebook"] == "tiny" and c["effect"] == 1 for c in row["cells"])
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith(f"| {tiny.CLAIM} "))
+    assert "1.00 [" in line and "reproduced" in line and "1 of 1" in line
+
+
+@pytest.fixture
+def published(notebook, tmp_path, monkeypatch) -> Path:
+    """The list of verdicts that a project keeps, made of one run in the paper profile."""
+    monkeypatch.setattr(files, "project_folder", lambda: tmp_path)
+    figures = tmp_path / "figures"
+    runs.run(notebook, {"profile": "paper"}, folder=figures / "tiny", progress=False)
+    path = figures / "claims.json"
+    files.write_json(path, [finding.to_json() for finding in claims.ledger(claims.found([figures]))])
+    return path
+
+
+def test_verify_shows_every_step_and_agrees_with_the_published_verdict(published, capsys):
+    assert main(["verify", tiny.CLAIM]) == 0
+    said = capsys.readouterr().out
+    for step in ("greater than 0", "MSE: reproduced", "converged gate passed", tiny.CELL, "3 training runs, 7 images"):
+        assert step in said
+    assert f"agrees with {published}" in said
+    assert main(["verify", "004.mean"]) == 0  # without evidence, and so it is listed
+    assert "not measured" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("change", [{"verdict": "contradicted"}, {"pooled": None}, {"pooled": {"effect": 1.1}}])
+def test_verify_fails_where_the_published_list_says_something_else(published, capsys, change):
+    listed = json.loads(published.read_text())
+    (row,) = (row for row in listed if row["claim"] == tiny.CLAIM)
+    old = row["pooled"]
+    row |= change
+    if row["pooled"]:
+        row["pooled"] = old | row["pooled"]
+    published.write_text(json.dumps(listed))
+    assert main(["verify", tiny.CLAIM]) == 1
+    assert f"DISAGREES with {published}" in capsys.readouterr().out
+
+
+def test_verify_reads_the_folder_it_is_given(published, notebook, tmp_path, capsys):
+    folder = runs.run(notebook, {"profile": "paper", "beta": 3}, folder=tmp_path / "other", progress=False)
+    assert main(["verify", tiny.CLAIM, "-o", str(folder)]) == 0
+    said = capsys.readouterr().out
+    assert "3.00 [" in said and "agrees" not in said  # the list is of what lies in figures/
+
+
+def test_verify_names_claims_and_folders_that_are_not_there(published, tmp_path, capsys):
+    assert main(["verify", "002b.transitoin"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("vaenb: claim '002b.transitoin' is not in claims.csv; close to it: 002b.transition")
+    assert main(["verify", tiny.CLAIM, "-o", str(tmp_path / "nowhere")]) == 1
+    assert "nowhere" in capsys.readouterr().err
+    published.write_text("{")
+    assert main(["verify", tiny.CLAIM]) == 1
+    assert "claims.json is damaged" in capsys.readouterr().err
+
+
+def test_verify_warns_of_arrays_that_were_altered_and_leaves_them_out(published, notebook, capsys):
+    path = published.parent / "tiny" / "evidence.npz"
+    with np.load(path) as held:
+        arrays = {key: held[key] + (0 if key.startswith("list-") else 1) for key in held.files}
+    np.savez(path, **arrays)
+    with pytest.warns(UserWarning, match=r"evidence.npz is damaged .*was altered.*; it is skipped"):
+        assert main(["verify", tiny.CLAIM]) == 1
+    assert "not measured" in capsys.readouterr().out
 
 
 def test_the_notebooks_own_folder_is_no_place_for_results(notebook, capsys):
@@ -380,7 +441,7 @@ def test_an_ascii_terminal_and_a_reader_that_ends_are_no_errors():
     environment = os.environ | {"PYTHONIOENCODING": "ascii"}
     command = [sys.executable, "-m", "vaenb", "claims"]
     done = subprocess.run(command, env=environment, check=True, capture_output=True)
-    assert b" ? / 4.66 [" in done.stdout and not done.stderr  # the dash of no number
+    assert b"| 002b.transition " in done.stdout and b"| ? " in done.stdout and not done.stderr  # the dash of no number
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         process.stdout.close()
         assert process.stderr.read() == b"" and process.wait() == 141
@@ -428,3 +489,10 @@ except SystemExit:
 """
     said = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
     assert "usage: vaenb" in said and said.endswith("heavy: set()\n")
+
+
+def test_a_kernel_has_the_allocators_settings_unless_the_user_has_others(monkeypatch):
+    monkeypatch.delenv("MALLOC_TRIM_THRESHOLD_", raising=False)
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.check=0")
+    said = kernel.allocator()
+    assert int(said["MALLOC_TRIM_THRESHOLD_"]) > 2**30 and said["GLIBC_TUNABLES"] == "glibc.malloc.check=0"

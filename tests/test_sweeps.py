@@ -85,8 +85,9 @@ def test_a_sweep_collects_one_table_and_a_failed_run_stops_no_other(notebook, ca
     rows = read(table)
     assert [(r["beta"], r["status"]) for r in rows] == [("1.0", "finished"), ("2.0", "failed"), ("3.0", "finished")]
     assert [r["effect"] for r in rows] == ["1.0", "", "3.0"] and "a beta of two" in rows[1]["error"]
-    found = [rows[0][column] for column in ("claim", "data", "verdict", "n")]
-    assert found == ["001.vulnerable", "mnist", "reproduced", "7"]
+    found = [rows[0][column] for column in ("claim", "data", "cell", "role", "measure", "n", "seeds")]
+    assert found == [tiny.CLAIM, "fashion_mnist to mnist", tiny.CELL, "primary", "MSE", "7", "100 101 102"]
+    assert float(rows[0]["low"]) < 1 < float(rows[0]["high"])
     folder = Path(rows[0]["folder"])
     about = json.loads((folder / "run.json").read_text())
     assert about["parameters"] == {"beta": 1.0, "profile": "paper"}
@@ -100,6 +101,28 @@ def test_the_table_reads_a_finished_run_once(notebook, tmp_path, monkeypatch):
         sweeps.write_table(table, jobs, {}, found)
         assert [row["status"] for row in read(table)] == ["finished", "waiting"]
     assert asked == [jobs[0].folder, jobs[1].folder, jobs[1].folder]
+
+
+def test_the_table_has_the_same_columns_whatever_became_of_a_run(notebook, tmp_path):
+    jobs, table = sweeps.grid(notebook, {"beta": [1, 3, 5]}), tmp_path / "t.csv"
+    runs.run(notebook, jobs[0].parameters, progress=False)
+    sweeps.write_table(table, jobs, {jobs[1]: "a beta\nof three"})
+    done, failed, waiting = read(table)
+    columns = ["beta", "status", "claim", "data", "cell", "role", "measure", "effect", "low", "high", "n", "seeds"]
+    assert list(done) == list(failed) == list(waiting) == [*columns, "error", "folder"]
+    assert (done["claim"], done["effect"], done["error"]) == (tiny.CLAIM, "1.0", "")
+    assert (failed["status"], failed["claim"], failed["error"]) == ("failed", "", "a beta of three")
+    assert (waiting["status"], waiting["claim"]) == ("waiting", "")
+
+
+def test_damaged_evidence_is_told_and_the_run_stays_in_the_table(notebook, tmp_path):
+    (job,) = sweeps.grid(notebook, {"beta": [1]})
+    runs.run(notebook, job.parameters, progress=False)
+    (job.folder / "evidence.npz").write_text("{")
+    with pytest.warns(UserWarning, match=r"evidence.npz is damaged .*; it is skipped"):
+        sweeps.write_table(tmp_path / "t.csv", [job], {})
+    (row,) = read(tmp_path / "t.csv")
+    assert (row["status"], row["claim"]) == ("finished", "")
 
 
 @pytest.mark.parametrize("fails", [(2, 3), (3, 4)])  # which writings; the fourth is after the runs

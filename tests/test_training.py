@@ -19,10 +19,11 @@ from safetensors import safe_open
 
 from tests.oracles import seeded
 from vaenb import checkpoints
-from vaenb.checkpoints import DamagedCheckpoint, load_weights, save_weights, trained
+from vaenb.checkpoints import Converged, DamagedCheckpoint, converged, load_weights, save_weights, trained
 from vaenb.data import load
 from vaenb.models import vae
-from vaenb.training import TrainingInterrupted, fit
+from vaenb.training import DEFAULTS, TrainingInterrupted, fit
+from vaenb.training.recipe import check_precision, divided
 
 CONFIG = {"image_shape": (1, 8, 8), "latent_dim": 2, "net": "mlp"}
 
@@ -167,12 +168,14 @@ def test_a_failed_write_leaves_the_old_file_whole_and_the_model_in_hand(digits, 
 class InterruptAfter:
     """A VAE's losses, with a Ctrl-C in the middle of step n."""
 
+    armed = True
+
     def __init__(self, model, n):
         self.model, self.n, self.calls = model, n, 0
 
     def __call__(self, x, labels, generator=None):
         self.calls += 1
-        if self.calls == self.n:
+        if self.armed and self.calls == self.n:
             os.kill(os.getpid(), signal.SIGINT)
         return type(self.model).losses(self.model, x, labels, generator)
 
@@ -187,18 +190,248 @@ def test_an_interrupt_ends_after_the_step_and_leaves_a_usable_model(digits):
     assert signal.getsignal(signal.SIGINT) is handler
 
 
-def interrupted_vae(**config):
+def interrupted_vae(*, at, **config):
     model = vae(**config)
-    model.losses = InterruptAfter(model, 3)
+    model.losses = InterruptAfter(model, at)
     return model
 
 
 def test_an_interrupted_training_stops_what_follows_and_keeps_the_model(digits, store):
-    with pytest.raises(TrainingInterrupted, match="stopped after 1 epochs; the model is usable but not stored") as stop:
-        trained(interrupted_vae, CONFIG, digits, epochs=20, progress=False)
+    said = "stopped after 1 epochs; the model is usable, and the same call goes on"
+    with pytest.raises(TrainingInterrupted, match=said) as stop:
+        trained(interrupted_vae, {**CONFIG, "at": 3}, digits, epochs=20, progress=False)
     assert isinstance(stop.value, KeyboardInterrupt) and stop.value.history.interrupted
-    assert not list(store.glob("*.safetensors"))
+    assert not list(store.glob("*.safetensors")) and len(list(store.glob("*.state"))) == 1
     assert not stop.value.model.training and stop.value.model.decode(torch.zeros(1, 2)).isfinite().all()
+
+
+CONV = {"image_shape": (1, 16, 16), "latent_dim": 2}  # BatchNorm, and weights in another order than they are written
+EVERYTHING = {"epochs": 3, "batch_size": 32, "ema": 0.9, "clip": 100.0, "validation": 0.2, "seed": 3}
+
+
+@pytest.mark.parametrize("recipe", [{"epochs": 3, "batch_size": 32}, EVERYTHING])
+@pytest.mark.parametrize("at", [1, 4, 9])  # in the first epoch, at the end of one, and in the last
+def test_a_stopped_training_goes_on_to_exactly_the_same_weights(store, monkeypatch, at, recipe):
+    data = load("digits", size=16, limit=160)
+    whole, history = trained(vae, CONV, data, **recipe, progress=False)
+    config = {**CONV, "at": at}
+    with pytest.raises(TrainingInterrupted):
+        trained(interrupted_vae, config, data, **recipe, progress=False)
+    (state,) = store.glob("*.state")
+    monkeypatch.setattr(InterruptAfter, "armed", False)
+    resumed, history_resumed = trained(interrupted_vae, config, data, **recipe, progress=False)
+    assert same(whole, resumed) and history_resumed == history and not state.exists()
+    assert len(history.epochs) == 3 and ("validation_loss" in history.epochs[0]) == ("validation" in recipe)
+
+
+def test_a_killed_training_goes_on_from_what_was_kept(store, tmp_path):
+    code = (
+        "import os, signal, sys; from vaenb.training import fitting; from vaenb.checkpoints import trained\n"
+        "from vaenb.data import load; from vaenb.models import vae\n"
+        "fitting.SAVE_EVERY, kill_at = 0, int(sys.argv[1])\n"
+        "step = fitting.Steps.step\n"
+        "def dying(run):\n"
+        "    if run.done == kill_at: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    step(run)\n"
+        "fitting.Steps.step = dying\n"
+        f"trained(vae, {CONFIG!r}, load('digits', limit=256), epochs=3, progress=False)"
+    )
+    killed = subprocess.run([sys.executable, "-c", code, "3"])
+    assert killed.returncode == -signal.SIGKILL and len(list(store.glob("*.state"))) == 1
+    data = load("digits", limit=256)
+    resumed, _ = trained(vae, CONFIG, data, epochs=3, progress=False)
+    assert same(resumed, trained(vae, CONFIG, data, epochs=3, folder=tmp_path / "new", progress=False)[0])
+
+
+def test_a_stop_at_the_last_step_stops_what_follows_and_loses_nothing(digits, monkeypatch):
+    config = {**CONFIG, "at": 4}
+    with pytest.raises(TrainingInterrupted, match="after 2 epochs"):
+        trained(interrupted_vae, config, digits, epochs=2, progress=False)
+    monkeypatch.setattr(InterruptAfter, "armed", False)
+    assert same(trained(interrupted_vae, config, digits, epochs=2, progress=False)[0], quick(digits)[0])
+
+
+@pytest.mark.parametrize("damage", [truncate, flip_a_bit, empty, make_pickle])
+def test_a_damaged_state_is_named_and_the_training_begins_anew(digits, store, monkeypatch, damage):
+    config = {**CONFIG, "at": 3}
+    with pytest.raises(TrainingInterrupted):
+        trained(interrupted_vae, config, digits, epochs=2, progress=False)
+    (state,) = store.glob("*.state")
+    damage(state)
+    monkeypatch.setattr(InterruptAfter, "armed", False)
+    with pytest.warns(UserWarning, match=f"{state.name} is .*the training begins anew"):
+        model, _ = trained(interrupted_vae, config, digits, epochs=2, progress=False)
+    assert same(model, quick(digits)[0]) and not state.exists()
+
+
+def test_a_state_of_another_training_is_refused(digits, tmp_path):
+    state = tmp_path / "mine.state"
+    assert fit(interrupted_vae(**CONFIG, at=2), digits, epochs=2, state=state, progress=False).interrupted
+    for model, recipe in (vae(**CONFIG), {"epochs": 3}), (vae(**CONFIG), {"epochs": 2, "lr": 1e-3}):
+        with pytest.raises(ValueError, match=r"state: .*mine.state is of another training"):
+            fit(model, digits, state=state, **recipe)
+    with pytest.raises(ValueError, match="another training"):
+        fit(vae(**CONFIG), digits.take(slice(128)), state=state, epochs=2)
+    assert state.exists()
+    with pytest.warns(UserWarning, match="does not fit this model: .*begins anew"):
+        fit(vae(**{**CONFIG, "latent_dim": 3}), digits, state=state, epochs=2, progress=False)
+
+
+def test_a_state_that_cannot_be_written_costs_no_training(digits, tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    with pytest.warns(UserWarning, match="the training under way could not be kept"):
+        history = fit(
+            interrupted_vae(**CONFIG, at=2), digits, epochs=2, state=tmp_path / "file/a.state", progress=False
+        )
+    assert history.interrupted
+
+
+def rates(epochs, **recipe) -> list[float]:
+    """The learning rate of every step, read from what plain gradients of 1 do to a weight."""
+    model = Rates()
+    fit(model, Images(40), epochs=epochs, batch_size=4, progress=False, **recipe)
+    return model.seen
+
+
+class Images:
+    """Data of another kind."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, count):
+        self.x = torch.linspace(0, 1, count).reshape(-1, 1, 1, 1)
+
+    def __len__(self):
+        return len(self.x)
+
+    def batch(self, index):
+        return self.x[index], index
+
+
+class Rates(torch.nn.Module):
+    """Adam moves a weight whose gradient is always 1 by the learning rate."""
+
+    def __init__(self):
+        super().__init__()
+        self.w, self.seen, self.before = torch.nn.Parameter(torch.zeros(1, dtype=torch.float64)), [], None
+
+    def losses(self, x, labels, generator=None):
+        if self.before is not None:
+            self.seen.append(self.before - self.w.item())
+        self.before = self.w.item()
+        return {"loss": self.w.sum()}
+
+
+def test_the_rate_goes_up_for_a_fifth_of_the_steps_and_down_to_nothing():
+    steps = torch.tensor(rates(10, lr=0.01))  # 100 steps, the last of which no later one sees
+    assert steps.argmax() == 19 and steps.max() == pytest.approx(0.01, rel=1e-4)
+    assert steps[0] == pytest.approx(0.01 / 25, rel=1e-4) and steps[-1] < 1e-5
+    down = 0.5 * 0.01 * (1 + torch.cos(torch.pi * torch.arange(79) / 80))
+    torch.testing.assert_close(steps[19:98].float(), down, rtol=1e-3, atol=1e-6)
+
+
+def test_a_constant_rate_is_one():
+    assert rates(2, lr=0.01, schedule="constant") == pytest.approx([0.01] * 19, rel=1e-4)
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 5])  # with ten images: 1 to 5 steps
+def test_the_shortest_trainings_learn(epochs):
+    model = Rates()
+    fit(model, Images(4), epochs=epochs, batch_size=4, progress=False)
+    assert model.w.item() < 0
+
+
+def test_clip_shortens_the_gradient_of_all_weights(digits):
+    lengths = []
+
+    class Watched(WithBatchNorm):
+        def losses(self, x, labels, generator=None):
+            gradients = [p.grad.flatten() for p in self.parameters() if p.grad is not None]
+            lengths.extend([torch.cat(gradients).norm().item()] if gradients else [])
+            return super().losses(x, labels, generator)
+
+    for clip in (None, 0.01):
+        fit(Watched(), digits.take(slice(96)), epochs=1, batch_size=32, clip=clip, progress=False)
+    assert min(lengths[:2]) > 0.02 and lengths[2:] == pytest.approx([0.01, 0.01], rel=1e-3)
+
+
+def test_validation_is_the_loss_in_evaluation_mode_of_images_that_are_not_learnt(digits):
+    data, held_out = digits.take(slice(0, 192)), digits.take(slice(192, None))
+    torch.manual_seed(0)
+    model, alone = vae(**CONV_8), vae(**CONV_8)
+    alone.load_state_dict(model.state_dict())
+    history = fit(model, data, epochs=2, batch_size=64, validation=held_out, progress=False)
+    fit(alone, data, epochs=2, batch_size=64, progress=False)
+    assert same(model, alone)  # the training's random stream is its own
+    with torch.no_grad():
+        loss = model.losses(held_out.float(), held_out.labels, seeded(0))["loss"].item()
+    assert history.epochs[-1]["validation_loss"] == pytest.approx(loss, rel=1e-5)
+
+
+CONV_8 = {"image_shape": (1, 8, 8), "latent_dim": 2, "net": "mlp"}
+
+
+def test_a_share_is_held_out_and_the_same_for_every_seed():
+    data = Images(40)
+    part, held_out = divided(data, 0.25)
+    assert len(held_out) == 10 and len(part) == 30
+    both = torch.cat([d.batch(torch.arange(len(d)))[1] for d in (part, held_out)])
+    assert torch.equal(both.sort().values, torch.arange(40))
+    assert torch.equal(held_out.index, divided(data, 0.25)[1].index)
+
+
+def test_with_an_average_it_is_the_average_that_is_validated(digits):
+    data, held_out = digits.take(slice(0, 192)), digits.take(slice(192, None))
+    model = WithBatchNorm()
+    history = fit(model, data, epochs=2, batch_size=64, ema=0.5, validation=held_out, progress=False)
+    loss = model.losses(held_out.float(), held_out.labels, seeded(0))["loss"].item()
+    assert history.epochs[-1]["validation_loss"] == pytest.approx(loss, rel=1e-5)
+
+
+def test_bfloat16_is_said_and_close_or_refused(digits, monkeypatch):
+    try:
+        check_precision("bfloat16", torch.device("cpu"))
+    except ValueError:
+        pytest.skip("no bfloat16 here")
+    half, history = quick(digits, epochs=10, precision="bfloat16")
+    whole, plain = quick(digits, epochs=10)
+    assert history.precision == "bfloat16" and plain.precision == "float32" and not same(half, whole)
+    assert history.epochs[-1]["loss"] == pytest.approx(plain.epochs[-1]["loss"], rel=0.02)
+    assert {p.dtype for p in half.parameters()} == {torch.float32}
+    assert quick(digits, epochs=10, precision="bfloat16")[1] == history  # read from the store
+
+
+def test_bfloat16_is_refused_where_it_would_be_slow(digits, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "avx512_bf16": False})
+    with pytest.raises(ValueError, match=r"precision: this cpu has no bfloat16 arithmetic; 'float32' expected"):
+        fit(vae(**CONFIG), digits, epochs=1, precision="bfloat16")
+
+
+def test_the_gate_compares_with_a_training_of_four_thirds_of_the_passes(digits, store):
+    ask = {"epochs": 2, "batch_size": 32, "validation": 0.25, "progress": False}
+    found = converged(vae, CONFIG, digits, statistic=lambda m: m.decode(torch.zeros(1, 2)).mean(), margin=100, **ask)
+    assert found.epochs == (2, 3) and len(list(store.glob("*.safetensors"))) == 2
+    losses = [trained(vae, CONFIG, digits, **ask | {"epochs": n})[1].epochs[-1]["validation_loss"] for n in (2, 3)]
+    assert found.losses == tuple(losses) and found.gain == pytest.approx((losses[0] - losses[1]) / 64)
+    assert found.numbers["statistic"] == found.statistics[0] and not found.passed and found.gain > 0.003
+    assert "loss alone judged" in str(converged(vae, CONFIG, digits, **ask))
+
+
+@pytest.mark.parametrize(
+    ("gain", "after", "passed"),
+    [(0.0029, 1.04, True), (0.003, 1.04, False), (-0.1, 1.04, True), (0.0, 1.05, False), (0.0, 0.95, False)],
+)
+def test_the_gate_is_below_three_thousandths_and_half_the_margin(gain, after, passed):
+    statistics, margin = (1.0, after), 0.1 - 1e-9
+    assert Converged((3, 4), (100.0, 99.0), gain, statistics, margin).passed == passed
+    assert Converged((3, 4), (100.0, 99.0), gain, None, None).passed == (gain < 0.003)
+
+
+def test_a_gate_without_validation_images_or_margin_is_refused(digits):
+    with pytest.raises(ValueError, match="validation: images, or a share"):
+        converged(vae, CONFIG, digits, epochs=1)
+    with pytest.raises(ValueError, match="statistic, margin: both or none"):
+        converged(vae, CONFIG, digits, epochs=1, validation=0.1, margin=0.1)
 
 
 def test_fit_works_outside_the_main_thread(digits):
@@ -231,13 +464,21 @@ def test_a_loss_that_explodes_is_an_error(digits):
 
 @pytest.mark.parametrize(
     ("argument", "value"),
-    [("epochs", 0), ("batch_size", 0), ("lr", 0.0), ("lr", float("nan")), ("ema", 0.0), ("ema", 1), ("ema", -0.9)],
+    [("epochs", 0), ("batch_size", 0), ("lr", 0.0), ("lr", float("nan")), ("ema", 0.0), ("ema", 1), ("ema", -0.9)]
+    + [("schedule", "cosine"), ("clip", 0), ("validation", 1.0), ("validation", 1e-4), ("precision", "half")],
 )
 def test_bad_settings_are_refused(digits, argument, value):
     with pytest.raises(ValueError, match=argument):
         fit(vae(**CONFIG), digits, **{"epochs": 1, argument: value})
     with pytest.raises(ValueError, match="the image set is empty"):
         fit(vae(**CONFIG), digits.take(slice(0)), epochs=1)
+
+
+def test_a_misspelt_setting_is_refused(digits):
+    with pytest.raises(TypeError, match=r"epochs, batch_size, lr.* expected, got \['epochs', 'learning_rate'\]"):
+        fit(vae(**CONFIG), digits, epochs=1, learning_rate=1e-3)
+    with pytest.raises(TypeError, match="a recipe: epochs"):
+        trained(vae, CONFIG, digits)
 
 
 def headless(head):
@@ -284,7 +525,7 @@ def test_fit_is_the_plain_loop(digits):
     data = digits.take(slice(100))  # no multiple of the batch size
     ours, theirs = WithBatchNorm(), WithBatchNorm()
     theirs.load_state_dict(ours.state_dict())
-    history = fit(ours, data, epochs=3, batch_size=32, lr=0.01, seed=7, progress=False)
+    history = fit(ours, data, epochs=3, batch_size=32, lr=0.01, schedule="constant", seed=7, progress=False)
     generator, optimizer = seeded(7), torch.optim.Adam(theirs.parameters(), lr=0.01)
     for _ in range(3):
         order, losses = torch.randperm(100, generator=generator), []
@@ -345,7 +586,7 @@ def test_ema_is_the_average_of_the_plain_loops_weights(digits, ema):
     data = digits.take(slice(96))
     ours, theirs = WithBatchNorm(), WithBatchNorm()
     theirs.load_state_dict(ours.state_dict())
-    history = fit(ours, data, epochs=3, batch_size=32, lr=0.01, ema=ema, seed=7, progress=False)
+    history = fit(ours, data, epochs=3, batch_size=32, lr=0.01, schedule="constant", ema=ema, seed=7, progress=False)
     generator, optimizer = seeded(7), torch.optim.Adam(theirs.parameters(), lr=0.01)
     average, buffers, n = None, dict(theirs.named_buffers()), 0
     for _ in range(3):
@@ -379,18 +620,17 @@ def test_an_interrupt_leaves_the_average(digits):
         torch.testing.assert_close(value, average[name])
 
 
-def test_ema_counts_in_the_description_only_where_it_is_asked_for(digits, store):
+def test_the_description_holds_the_whole_recipe(digits, store):
     model, _ = quick(digits)
     (path,) = store.glob("*.safetensors")
     with safe_open(path, framework="pt") as file:
         description = json.loads(file.metadata()["description"])
-    said = {"format": 1, "build": "vaenb.models.autoencoder.vae", "data": digits.digest, "seed": 0}
-    said |= {"epochs": 2, "batch_size": 128, "lr": 1e-3}  # as it was before there was an average
-    assert description == {**said, "config": description["config"]}
+    said = {"format": 2, "build": "vaenb.models.autoencoder.vae", "data": digits.digest, "epochs": 2}
+    assert description == {**said, **DEFAULTS, "config": description["config"]}
     assert description["config"] == {**description["config"], **CONFIG, "image_shape": [1, 8, 8]}
     key = hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:16]
     assert path.name == f"vae-{key}.safetensors"
-    assert same(model, quick(digits, ema=None)[0]) and len(list(store.glob("*.safetensors"))) == 1
+    assert same(model, quick(digits, ema=None, lr=3e-3)[0]) and len(list(store.glob("*.safetensors"))) == 1
     assert not same(quick(digits, ema=0.1)[0], quick(digits, ema=0.9)[0])
     assert len(list(store.glob("*.safetensors"))) == 3
 

@@ -1,4 +1,4 @@
-"""The command line: `vaenb run`, `sweep`, `paper`, `claims`, `collect`, `publish`.
+"""The command line: `vaenb run`, `sweep`, `paper`, `claims`, `verify`, `collect`, `publish`, `zoo`.
 
 A command imports what it needs when it is called, so that `--help` answers at once.
 """
@@ -19,7 +19,16 @@ _SHIELD = "\0"  # no argument of a command holds it
 
 def main(arguments: list[str] | None = None) -> int:
     """Run notebooks, sweep over their parameters, or print the ledger; return the exit status."""
-    call = {"run": _run, "sweep": _sweep, "paper": _paper, "claims": _claims, "collect": _collect, "publish": _publish}
+    call = {
+        "run": _run,
+        "sweep": _sweep,
+        "paper": _paper,
+        "claims": _claims,
+        "verify": _verify,
+        "collect": _collect,
+        "publish": _publish,
+        "zoo": _zoo,
+    }
     closed = sys.stdout is None  # as by >&-
     if closed:
         sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115
@@ -38,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"vaenb: {error}{remedy}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        goes_on = options.command in ("sweep", "paper")
+        goes_on = options.command in ("sweep", "paper", "zoo")
         kept = "; what is finished is kept, and the same command goes on from there" if goes_on else ""
         print(f"vaenb: interrupted{kept}", file=sys.stderr)
         return 130
@@ -64,10 +73,21 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--workers", type=int, help="local processes of one thread (default: one a core)")
         command.add_argument("--scheduler", metavar="ADDRESS", help="a running Dask scheduler instead, tcp://host:8786")
     commands.add_parser("claims", help="the ledger: every claim of the documents, and what the runs found")
+    verify = commands.add_parser("verify", help="compute a claim's verdict again from the stored arrays, step by step")
+    verify.add_argument("claim", help="its id, such as 002a.hmc.acc")
+    verify.add_argument(
+        "-o",
+        "--folder",
+        type=_path,
+        help="where evidence is looked for (default: figures/, which the ledger is made from)",
+    )
     collect = commands.add_parser("collect", help="take runs into figures/ and make its lists and tables anew")
     collect.add_argument("folders", type=_path, nargs="*", help="finished runs that the plan of figures/ names")
     publish = commands.add_parser("publish", help="execute notebooks and write them back clean, as they are committed")
     publish.add_argument("notebooks", type=_path, nargs="+")
+    zoo = commands.add_parser("zoo", help="show the reference models, or build them anew from the full data")
+    build = zoo.add_subparsers(dest="action").add_parser("build", help="train, judge and measure them")
+    build.add_argument("names", nargs="*", help="only these (default: what is missing or has a new recipe)")
     return parser
 
 
@@ -81,10 +101,13 @@ def _run(options: argparse.Namespace) -> int:
     for ending, kind in {"png": "pictures", "plotly.json": "interactive", "csv": "their numbers"}.items():
         if count := len(list(folder.glob(f"*.{ending}"))):
             figures.append(f"{folder / '*'}.{ending} ({count} {kind})")
-    found = [row for row in claims.ledger([folder]) if row["cells"]]
     print(f"\nnotebook  {folder / options.notebook.name}")
     print(f"figures   {', '.join(figures) or 'none'}")
-    print(f"claims    {folder / 'claims.json'}\n\n{claims.table(found)}")
+    if (folder / "evidence.npz").is_file():
+        kept = claims.read(folder)
+        print(f"evidence  {folder / 'evidence.npz'}: {len(kept.records)} cells, {len(kept.gates)} gates")
+        if rows := claims.measured(kept):
+            print(f"\n{claims.tables.measurements(rows)}")
     return 0
 
 
@@ -113,8 +136,18 @@ def _paper(options: argparse.Namespace) -> int:
 def _claims(options: argparse.Namespace) -> int:
     from vaenb import claims
 
-    print(claims.table(claims.ledger()))
+    print(claims.tables.plain(claims.ledger(claims.found())))
     return 0
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from vaenb import claims, files
+
+    figures = files.project_folder() / "figures"
+    runs = claims.found([options.folder or figures])
+    told, agrees = claims.verify(options.claim, runs, None if options.folder else figures / "claims.json")
+    print(told)
+    return 0 if agrees else 1
 
 
 def _collect(options: argparse.Namespace) -> int:
@@ -132,6 +165,30 @@ def _publish(options: argparse.Namespace) -> int:
     for notebook in options.notebooks:
         publish(notebook)
     return 0
+
+
+def _zoo(options: argparse.Namespace) -> int:
+    from vaenb import files, zoo
+    from vaenb.data import DatasetUnavailable
+    from vaenb.zoo import building
+
+    if options.action is None:
+        print(zoo.table())
+        return 0
+    names = options.names or building.stale()
+    for name in names:
+        zoo.recipe(name)  # an unknown one is refused now, and not hours later
+    status = 0
+    for name in names:
+        try:
+            about = building.build(name)
+        except (building.NotConverged, DatasetUnavailable, FloatingPointError) as reason:
+            print(f"failed {name}: {reason}", file=sys.stderr)
+            status = 1
+            continue
+        print(f"built  {name}  {about['quality']}", flush=True)
+        files.write(files.project_folder() / "docs" / "zoo.md", building.page())
+    return status
 
 
 def _told(errors: dict) -> int:

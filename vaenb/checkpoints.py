@@ -1,35 +1,37 @@
-"""The checkpoint store: `trained` is `fit` behind a store.
+"""The checkpoint store: `trained` is `fit` behind a store, and `converged` asks it whether a recipe is long enough.
 
-The weights for one description (builder, its arguments, data, fit settings, seed) are computed once and read from then
-on. A file holds data and never code, and is replaced only when its successor is whole.
+The weights for one description (builder, its arguments, data, recipe) are computed once and read from then on. A file
+holds data and never code, and is replaced only when its successor is whole. Beside it grows the file of a training
+under way, `.state`, with which the same call goes on.
 """
 
 import hashlib
 import inspect
 import json
+import math
 import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Unpack
 
 import torch
 from filelock import FileLock, Timeout
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as to_safetensors
-from torch import Tensor, nn
+from torch import nn
 
-from vaenb import files
+from vaenb import files, tensorfile
+from vaenb.checks import check_number
 from vaenb.data import ImageSet
-from vaenb.training import History, TrainingInterrupted, fit
+from vaenb.tensorfile import DamagedCheckpoint
+from vaenb.training import History, Recipe, TrainingInterrupted, complete, fit, named
 
 # Raise when `fit` gives other weights for the same description, as it does, too, when a default of `vae` changes that
 # a builder passes on as **config: older checkpoints are then not found any more.
-_FORMAT = 1
+_FORMAT = 2
 
-
-class DamagedCheckpoint(RuntimeError):
-    """A model file that is not what was written: truncated, altered, or another format."""
+LARGEST_GAIN = 0.003  # nats a pixel, of a recipe that has converged
 
 
 def trained(
@@ -37,36 +39,34 @@ def trained(
     config: dict,
     data: ImageSet,
     *,
-    epochs: int,
-    batch_size: int = 128,
-    lr: float = 1e-3,
-    ema: float | None = None,
-    seed: int = 0,
     folder: Path | str | None = None,
     progress: bool = True,
+    **recipe: Unpack[Recipe],
 ) -> tuple[nn.Module, History]:
     """Return `build(**config)` trained on `data`, from the checkpoint store if it is there.
 
-    The weights are initialised from `seed`, too, and the global random state is left as it was. `folder` is the store:
-    by default `$VAENB_CACHE`, else vaenb/models in the user's cache folder. A damaged file is named in a warning and
-    trained again; two processes that ask for the same model train it once. Raises TrainingInterrupted, which carries
-    the model: it is not stored, and what would have followed does not run on a half-trained one.
+    The recipe is that of `training.fit`. The weights are initialised from its `seed`, too, and the global random state
+    is left as it was. `folder` is the store: by default `$VAENB_CACHE`, else vaenb/models in the user's cache folder. A
+    damaged file is named in a warning and trained again; two processes that ask for the same model train it once.
+
+    Ctrl-C raises TrainingInterrupted, which carries the model: what would have followed does not run on a half-trained
+    one. The same call then goes on from there, as it does after a kill from what was kept in the last minute, and ends
+    with the weights of a training that was never stopped.
     """
-    settings = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "seed": seed}
-    if ema is not None:  # a description without it names the models from before there was an average
-        settings["ema"] = ema
+    full = complete(recipe)
     with torch.random.fork_rng(devices=[data.device] if data.device.type == "cuda" else []):
-        torch.manual_seed(int(seed))
+        torch.manual_seed(int(full["seed"]))
         model = build(**config).to(data.device)
-        description = _describe(build, config, data, settings)
+        description = _describe(build, config, data, full)
         key = hashlib.sha256(description.encode()).hexdigest()[:16]
         path = _store(folder) / f"{build.__name__}-{key}.safetensors"
         with _locked(path):
             history = _stored(model, path, description)
             if history is None:
-                history = fit(
-                    model, data, epochs=epochs, batch_size=batch_size, lr=lr, ema=ema, seed=seed, progress=progress
-                )
+                state = path.with_suffix(".state")
+                history = fit(model, data, state=state, progress=progress, **full)
+                if history.interrupted:
+                    raise TrainingInterrupted(model, history, kept=state.exists())
                 _store_finished(model, path, description, history)
     return model, history
 
@@ -83,8 +83,6 @@ def _stored(model: nn.Module, path: Path, description: str) -> History | None:
 
 
 def _store_finished(model: nn.Module, path: Path, description: str, history: History) -> None:
-    if history.interrupted:
-        raise TrainingInterrupted(model, history)
     try:
         save_weights(model, path, description=description, history=history)
     except OSError as reason:
@@ -93,12 +91,9 @@ def _store_finished(model: nn.Module, path: Path, description: str, history: His
 
 def save_weights(model: nn.Module, path: Path | str, *, description: str = "", history: History | None = None) -> None:
     """Write the weights and how they came about as safetensors, replacing `path` only when the file is complete."""
-    path = Path(path)
-    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
-    epochs = history.epochs if history else []
-    metadata = {"description": description, "history": json.dumps(epochs)}
-    digest = _digest(tensors, metadata)
-    files.write(path, to_safetensors(tensors, metadata | {"digest": digest}))
+    history = history or History()
+    notes = {"description": description, "history": json.dumps(history.epochs), "precision": history.precision}
+    tensorfile.write(Path(path), model.state_dict(), notes)
 
 
 def load_weights(model: nn.Module, path: Path | str, *, description: str | None = None) -> History:
@@ -108,47 +103,96 @@ def load_weights(model: nn.Module, path: Path | str, *, description: str | None 
     which is never opened because it could run code. The model is changed only if all is well.
     """
     path = Path(path)
-    tensors, metadata = _read(path)
-    digest = metadata.pop("digest", None)
-    if digest != _digest(tensors, metadata):
-        raise DamagedCheckpoint(f"{path} is damaged: its content does not match the checksum written with it")
-    if description is not None and metadata.get("description") != description:
-        raise DamagedCheckpoint(f"{path} holds another model: {metadata.get('description')}")
-    if _shapes(model.state_dict()) != _shapes(tensors):
-        kind = type(model).__name__
-        raise DamagedCheckpoint(f"{path} does not fit this {kind}: names or shapes of the weights differ")
+    tensors, notes = tensorfile.read(path)
+    if description is not None and notes.get("description") != description:
+        raise DamagedCheckpoint(f"{path} holds another model: {notes.get('description')}")
+    tensorfile.check_names_and_shapes(path, tensors, model.state_dict(), type(model).__name__)
     model.load_state_dict(tensors)
     model.to(memory_format=torch.channels_last).eval()
-    return History(json.loads(metadata["history"]))
+    return History(json.loads(notes["history"]), precision=notes["precision"])
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read the tensors and what is written beside them."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
-            return tensors, file.metadata() or {}
-    except FileNotFoundError:
-        raise
-    except (SafetensorError, OSError, ValueError) as reason:
-        with path.open("rb") as opened:
-            start = opened.read(2)
-        if start == b"PK" or start[:1] == b"\x80":
-            why = "is a pickle, not safetensors; a pickle can run code and is not opened"
-        else:
-            why = f"is damaged: it is not a complete safetensors file ({reason})"
-        raise DamagedCheckpoint(f"{path} {why}") from reason
+@dataclass(frozen=True)
+class Converged:
+    """What a third more of the passes changes, and whether that is little enough to call a recipe converged."""
+
+    epochs: tuple[int, int]  # of the recipe, and of the longer training
+    losses: tuple[float, float]  # their validation losses, in nats an image
+    gain: float  # nats a pixel
+    statistics: tuple[float, float] | None  # None: only the loss was judged
+    margin: float | None
+
+    @property
+    def passed(self) -> bool:
+        """Whether the gain is below .003 nats a pixel, and the statistic moved by less than half its margin."""
+        if not self.gain < LARGEST_GAIN:  # nor is NaN
+            return False
+        if self.statistics is None or self.margin is None:
+            return True
+        before, after = self.statistics
+        return abs(after - before) < self.margin / 2
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """All of it by name, as it is recorded; without a statistic there is none in it."""
+        found: dict[str, float] = {"epochs": self.epochs[0], "longer": self.epochs[1]}
+        found |= {"loss": self.losses[0], "longer loss": self.losses[1]}
+        found |= {"gain in nats a pixel": self.gain, "allowed gain": LARGEST_GAIN}
+        if self.statistics is not None and self.margin is not None:
+            found |= {"statistic": self.statistics[0], "longer statistic": self.statistics[1]}
+            found["allowed"] = self.margin / 2
+        return found
+
+    def __str__(self) -> str:
+        told = ", ".join(f"{name} {number:.4g}" for name, number in self.numbers.items())
+        judged = "loss alone judged" if self.statistics is None else "loss and statistic judged"
+        return f"{'converged' if self.passed else 'not converged'} ({judged}): {told}"
 
 
-def _shapes(tensors: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(value.shape) for name, value in tensors.items()}
+def converged(
+    build: Callable[..., nn.Module],
+    config: dict,
+    data: ImageSet,
+    *,
+    statistic: Callable[[nn.Module], float] | None = None,
+    margin: float | None = None,
+    folder: Path | str | None = None,
+    progress: bool = True,
+    **recipe: Unpack[Recipe],
+) -> Converged:
+    """Judge whether a recipe is long enough: a fresh training of 4/3 of its passes should change little.
+
+    It gains less than .003 nats a pixel on the recipe's `validation` images: the fall of the last validation loss, in
+    nats an image as the models of images have it, over C·H·W (other losses, as a classifier's, say little by this). And
+    it moves `statistic(model)` by less than half its `margin`; without them only the loss is judged, and the result
+    says so. Both models come from the store, see `trained`. Raises ValueError for a recipe without validation images.
+    """
+    full = complete(recipe)
+    if full["validation"] is None:
+        raise ValueError("validation: images, or a share of the data to hold out, expected, got None")
+    if (statistic is None) != (margin is None):
+        raise ValueError(f"statistic, margin: both or none expected, got {statistic!r} and {margin!r}")
+    if margin is not None:
+        check_number("margin", margin, "a positive number", above=0)
+    epochs = full["epochs"], math.ceil(full["epochs"] * 4 / 3)
+    losses, statistics = [], []
+    for count in epochs:
+        full["epochs"] = count
+        model, history = trained(build, config, data, folder=folder, progress=progress, **full)
+        losses.append(history.epochs[-1]["validation_loss"])
+        if statistic is not None:
+            statistics.append(float(torch.as_tensor(statistic(model)).detach()))
+    gain = (losses[0] - losses[1]) / math.prod(data.shape)
+    both = None if statistic is None else (statistics[0], statistics[1])
+    return Converged(epochs, (losses[0], losses[1]), gain, both, margin)
 
 
-def _describe(build: Callable, config: dict, data: ImageSet, settings: dict) -> str:
+def _describe(build: Callable, config: dict, data: ImageSet, recipe: Recipe) -> str:
     """Everything that is decided about the weights, defaults included, as one line of JSON."""
     call = inspect.signature(build).bind(**config)
     call.apply_defaults()
-    what = {"format": _FORMAT, "build": _name(build), "config": call.arguments, "data": data.digest, **settings}
+    what = {"format": _FORMAT, "build": _name(build), "config": call.arguments, "data": data.digest, **recipe}
+    what["validation"] = named(recipe["validation"])
     try:
         return json.dumps(what, sort_keys=True, default=files.plain)
     except TypeError as reason:
@@ -168,14 +212,6 @@ def _name(build: Callable) -> str:
 
 def _store(folder: Path | str | None) -> Path:
     return files.expanded(folder or os.environ.get("VAENB_CACHE") or files.cache_folder("models"))
-
-
-def _digest(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
-    sha = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
-    for name, tensor in sorted(tensors.items()):
-        sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        sha.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return sha.hexdigest()
 
 
 @contextmanager

@@ -1,31 +1,50 @@
-"""Estimates with intervals over images.
+"""Estimates with intervals over training runs and images.
 
-Intervals are percentile bootstraps (Efron and Tibshirani 1993, chapter 13): a little narrow where images are few (of a
-normal sample's mean, 10 images give 87 %, 24 give 91 % and 40 give 93 % instead of 95 %), and blind to what happened to
-no image: where none of 30 changed its label, up to a tenth of all may.
+S runs and N images are crossed: every run sees the same images. With the mean squares of a two-way table,
+
+    Var(mean) = (MS_run + MS_image − MS_interaction) / (S·N),
+
+Satterthwaite's degrees of freedom and Student's t (Searle, Casella & McCulloch 1992, ch. 5). A smooth statistic that is
+no mean goes the same way through its jackknife pseudo-values (Tukey 1958), a median through a two-way bootstrap.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
+from scipy import stats
+from scipy.special import stdtr, stdtrit
 
-from vaenb.checks import check_counts, check_number, check_whole
+from vaenb.checks import check_choice, check_counts, check_number, check_whole
+
+Statistic = Callable[[np.ndarray], float]
+Groups = Sequence[Sequence["Values"]]  # cells of a group share runs and images
+_PSEUDO = (1.0, 1.0, -1.0, -1.0)  # steps of pseudo-images from their run's mean
+_NORMAL = 1e9  # degrees of freedom
+_RUNS = (5, 6, 7, 8, 10, 12, 15, 20, 25, 30, 40, 50, 60, 80, 100)  # designs that `needed` looks at
+_IMAGES = (50, 100, 150, 200, 300, 400, 500, 700, 1000, 1500, 2000, 3000, 5000, 7000, 10_000)
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A statistic with its interval, all finite, low <= high; `n` counts the images behind it.
+    """A statistic with its interval, all finite, low <= high.
 
-    The effect may lie outside its interval, as percentile intervals of a biased statistic (a maximum) do.
+    `n` counts the images, `runs` the training runs (None: nothing was trained), `error` is the standard error and `df`
+    its degrees of freedom (None: unknown, or nothing varies). The effect may lie outside its interval, as percentile
+    intervals of a biased statistic (a maximum) do.
     """
 
     effect: float
     low: float
     high: float
     n: int | None = field(default=None, compare=False)
+    runs: int | None = field(default=None, compare=False)
+    error: float | None = field(default=None, compare=False)
+    df: float | None = field(default=None, compare=False)
 
     def __post_init__(self):
         for name in ("effect", "low", "high"):  # numpy and torch numbers become floats
@@ -34,28 +53,373 @@ class Estimate:
             raise ValueError(f"effect, low and high must be finite, got {self.effect}, {self.low}, {self.high}")
         if self.low > self.high:
             raise ValueError(f"low must not exceed high, got low={self.low}, high={self.high}")
-        if self.n is not None:
-            check_whole("n", self.n)
-            object.__setattr__(self, "n", int(self.n))
+        for name in ("n", "runs"):
+            if getattr(self, name) is not None:
+                check_whole(name, getattr(self, name))
+                object.__setattr__(self, name, int(getattr(self, name)))
+        if self.error is not None:
+            check_number("error", self.error, "a finite standard error ≥ 0", least=0)
+        if self.df is not None:
+            check_number("df", self.df, "finite degrees of freedom above 0", above=0)
+
+    def __str__(self) -> str:
+        """As in "0.136 [0.120, 0.152]": two significant digits of half the width decide the decimals."""
+        half = (self.high - self.low) / 2
+        size, digits = half, 2
+        if half <= 1e-12 * abs(self.effect):  # a constant
+            size, digits = abs(self.effect) or 1.0, 3
+        decimals = digits - 1 - math.floor(math.log10(size))
+        return format(self, f"z.{max(0, decimals)}f")
+
+    def __format__(self, spec: str) -> str:
+        """Apply a format such as ".2f" to each of the three numbers."""
+        if not spec:
+            return str(self)
+        return f"{self.effect:{spec}} [{self.low:{spec}}, {self.high:{spec}}]"
+
+    def p_value(self, bound: float, side: Literal["greater", "less"]) -> float:
+        """Of the one-sided t test that the statistic lies on this side of the bound; 0 or 1 where nothing varies."""
+        check_choice("side", side, ("greater", "less"))
+        if self.error is None:
+            raise ValueError("error: a standard error expected, got None; make the estimate with crossed or jackknife")
+        beyond = self.effect - bound if side == "greater" else bound - self.effect
+        if self.error == 0:
+            return float(beyond <= 0)
+        return float(stdtr(self.df or _NORMAL, -beyond / self.error))
+
+
+@dataclass(frozen=True)
+class Values:
+    """One cell: values or pseudo-values (S, N) of S runs and N images.
+
+    `effect` is the statistic itself where it is not the values' mean; `median` asks for the runs' medians. A single
+    number, (1, 1), is a formula's and exact.
+    """
+
+    array: np.ndarray
+    effect: float | None = None
+    median: bool = False
+
+    def __post_init__(self):
+        object.__setattr__(self, "array", _table("array", self.array, least=1))
+
+    def __neg__(self) -> "Values":
+        effect = None if self.effect is None else -self.effect
+        return Values(-self.array, effect, self.median)
+
+
+def crossed(values: ArrayLike, *, confidence: float = 0.95) -> Estimate:
+    """Estimate the mean of values (S, N) with an interval over runs and images.
+
+    S = 1 (nothing was trained) goes over images alone, N = 1 (a statistic of each run) over runs alone. Whole numbers
+    (labels, shares, their differences) have some width where no image changed: see `variance`.
+    """
+    return pooled([[Values(_table("values", values))]], confidence=confidence)
+
+
+def jackknife(values: ArrayLike, statistic: Statistic, *, confidence: float = 0.95) -> Estimate:
+    """Estimate the mean over runs of a smooth statistic of the images, values (S, N, ...).
+
+    `statistic` maps one run's (N, ...) to a number: an AUROC, a slope, a ratio, a Fréchet distance. Around the mean of
+    the runs' statistics lies the crossed interval of their pseudo-values; of a mean, that is `crossed`.
+    """
+    return pooled([[jackknifed(values, statistic)]], confidence=confidence)
+
+
+def median(values: ArrayLike, *, confidence: float = 0.95) -> Estimate:
+    """Estimate the mean over runs of the median over images, values (S, N).
+
+    The standard error is a two-way bootstrap's, with runs and images drawn anew, and t has S − 1 degrees of freedom
+    (N − 1 where nothing was trained).
+    """
+    return pooled([[Values(_table("values", values), median=True)]], confidence=confidence)
+
+
+def jackknifed(values: ArrayLike, statistic: Statistic) -> Values:
+    """A cell for `pooled` of a smooth statistic of each run's images, values (S, N, ...)."""
+    x = _numbers("values", values)
+    pseudo = pseudo_values(x, statistic)
+    each = [float(statistic(run)) for run in x]
+    return Values(pseudo, effect=float(np.mean(each)))
+
+
+def pseudo_values(values: ArrayLike, statistic: Statistic) -> np.ndarray:
+    """Give N·T_s − (N − 1)·T_(s, without i) for each run s and image i, (S, N), of values (S, N, ...), N >= 2."""
+    x = _numbers("values", values)
+    if x.ndim < 2 or x.shape[1] < 2:
+        raise ValueError(f"values: (S, N, ...) with at least 2 images expected, got shape {x.shape}")
+    runs, images = x.shape[:2]
+    pseudo = np.empty((runs, images))
+    for s in range(runs):
+        whole = float(statistic(x[s]))
+        for i in range(images):
+            without = float(statistic(np.delete(x[s], i, axis=0)))
+            pseudo[s, i] = images * whole - (images - 1) * without
+    if not np.isfinite(pseudo).all():
+        raise ValueError("statistic: finite numbers expected with any one image left out, got NaN or infinite ones")
+    return pseudo
+
+
+def pooled(groups: Groups, *, cells: int | None = None, confidence: float = 0.95) -> Estimate:
+    """Estimate the mean over cells, each with the same weight.
+
+    The cells of a group share their runs and images, so that their arrays, all (S, N), are averaged element by
+    element before the interval is taken. Groups share nothing (other data, other training runs): their variances add,
+    with Satterthwaite's degrees of freedom. `runs` and `n` are those of the smallest group.
+
+    The sum is divided by the number of `cells`, all of them by default. A cell that is a difference of two data sets
+    stands in both groups, as `values` and `-values`, and counts once.
+    """
+    check_number("confidence", confidence, "a number between 0 and 1", above=0, below=1)
+    if not groups or not all(groups):
+        raise ValueError("groups: at least one group, and a cell in each, expected, got an empty one")
+    parts = [_group(group) for group in groups]
+    return combined(parts, _weights(groups, cells), confidence=confidence)
+
+
+def _weights(groups: Groups, cells: int | None) -> list[float]:
+    sizes = [len(group) for group in groups]
+    total = cells or sum(sizes)
+    return [size / total for size in sizes]
+
+
+def difference(a: Estimate, b: Estimate, *, confidence: float = 0.95) -> Estimate:
+    """Estimate a − b of two estimates that share neither runs nor images, such as those of two data sets."""
+    return combined([a, b], [1, -1], confidence=confidence)
+
+
+def combined(estimates: Sequence[Estimate], weights: Sequence[float], *, confidence: float = 0.95) -> Estimate:
+    """Estimate a weighted sum of estimates that share neither runs nor images: variances add, df by Satterthwaite.
+
+    `runs` and `n` are the smallest of theirs. Raises ValueError where an estimate has no standard error.
+    """
+    effect = total = spread = 0.0
+    for part, weight in zip(estimates, weights, strict=True):
+        if part.error is None:
+            raise ValueError("estimates: each with a standard error expected; make them with crossed or pooled")
+        square = (weight * part.error) ** 2
+        effect += weight * part.effect
+        total += square
+        spread += square**2 / (part.df or _NORMAL)
+    error = math.sqrt(total)
+    df = total**2 / spread if spread else None
+    half = error * float(stdtrit(df or _NORMAL, (1 + confidence) / 2))
+    n = min((part.n for part in estimates if part.n), default=None)
+    runs = min((part.runs for part in estimates if part.runs), default=None)
+    low, high = effect - half, effect + half
+    return Estimate(effect, low, high, n=n, runs=runs, error=error, df=df)
+
+
+def variance(values: np.ndarray, *, whole: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """Give the variance of the mean of values (..., S, N), and its degrees of freedom (0 where nothing varies).
+
+    It is never below MS_interaction / (S·N), which it would be by chance where neither runs nor images differ.
+
+    `whole` numbers (labels, shares and their differences, counts) get four pseudo-images, two a step above their run's
+    mean and two a step below, in the spirit of Agresti & Coull (1998). The step is 1 where no image differs: on 100 or
+    300 images the interval then reaches .038 or .013 (the exact binomial one .036 or .012). Where images differ it is
+    what they typically differ by; a share of .1 on 100 images gets an interval that is at most a fifth wider.
+    """
+    y = values
+    if whole and y.shape[-1] > 1:
+        step = _typical_step(y)[..., None, None]
+        pseudo = y.mean(-1, keepdims=True) + step * np.array(_PSEUDO)
+        y = np.concatenate([y, pseudo], axis=-1)
+    total, df = _satterthwaite(*_mean_squares(y))
+    return total / (y.shape[-2] * y.shape[-1]), df
+
+
+def _typical_step(y: np.ndarray) -> np.ndarray:
+    """By how much images (..., S, N) differ from most others, where they do; one more that differs by 1 is assumed."""
+    image = y.mean(-2)
+    away = abs(image - np.median(image, axis=-1, keepdims=True))
+    return ((away**2).sum(-1) + 1) / (away.sum(-1) + 1)
+
+
+def _satterthwaite(squares: Sequence, freedom: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """MS_run + MS_image − MS_interaction and its degrees of freedom."""
+    run, image, rest = squares
+    total = np.maximum(run + image - rest, rest)
+    spread = np.zeros_like(total)
+    for square, df in zip(squares, freedom, strict=True):
+        spread += square**2 / max(df, 1)
+    varies = spread > 0
+    return total, np.where(varies, total**2 / np.where(varies, spread, 1), 0.0)
+
+
+def _mean_squares(y: np.ndarray) -> tuple[list[np.ndarray], tuple[int, ...]]:
+    """Mean squares of runs, images and interaction of (..., S, N), 0 where there is but one, and their freedom."""
+    runs, images = y.shape[-2:]
+    mean = y.mean((-2, -1), keepdims=True)
+    of_run = y.mean(-1, keepdims=True) - mean
+    of_image = y.mean(-2, keepdims=True) - mean
+    rest = y - mean - of_run - of_image
+    sums = [images * _squared(of_run), runs * _squared(of_image), _squared(rest)]
+    freedom = _freedom(runs, images)
+    squares = [total / max(df, 1) for total, df in zip(sums, freedom, strict=True)]
+    return squares, freedom
+
+
+def _squared(part: np.ndarray) -> np.ndarray:
+    return (part**2).sum((-2, -1))
+
+
+def _freedom(runs: int, images: int) -> tuple[int, ...]:
+    return runs - 1, images - 1, (runs - 1) * (images - 1)
+
+
+def _whole(values: np.ndarray) -> bool:
+    """Whether all are whole numbers, as labels and shares are (or halves: a perfect AUROC minus .5)."""
+    return bool(np.allclose(2 * values, np.round(2 * values), rtol=0, atol=1e-6))
+
+
+def _group(cells: Sequence[Values]) -> Estimate:
+    """The mean of cells that share runs and images; only effect, error, df and the counts matter."""
+    shapes = sorted({cell.array.shape for cell in cells})
+    if len(shapes) > 1:
+        raise ValueError(f"groups: cells of one group share runs and images, (S, N); got shapes {shapes}")
+    arrays = np.stack([cell.array for cell in cells])
+    runs, images = arrays.shape[1:]
+    medians = sum(cell.median for cell in cells)
+    if medians not in (0, len(cells)):
+        raise ValueError("groups: either all cells of a group are medians or none is, got both")
+    if medians:
+        error, df = _median_error(arrays)
+    else:
+        square, freedom = variance(arrays.mean(0), whole=_whole(arrays))
+        error, df = math.sqrt(square), float(freedom)
+    effect = float(np.mean([_effect(cell) for cell in cells]))
+    n = images if images > 1 else None
+    trained = runs if runs > 1 else None
+    return Estimate(effect, effect, effect, n=n, runs=trained, error=error, df=df or None)
+
+
+def _effect(cell: Values) -> float:
+    if cell.effect is not None:
+        return cell.effect
+    if cell.median:
+        return float(np.median(cell.array, axis=1).mean())
+    return float(cell.array.mean())
+
+
+def _median_error(arrays: np.ndarray, resamples: int = 2000, seed: int = 0) -> tuple[float, float]:
+    """Two-way bootstrap's standard error of the mean over cells and runs of the median, arrays (cells, S, N)."""
+    runs, images = arrays.shape[1:]
+    rng = np.random.default_rng(seed)
+    draws = np.empty(resamples)
+    for k in range(resamples):
+        some = arrays[:, :, rng.integers(images, size=images)]
+        medians = np.median(some, axis=-1).mean(0)  # (S,)
+        draws[k] = medians[rng.integers(runs, size=runs)].mean()
+    return float(draws.std(ddof=1)), runs - 1 if runs > 1 else images - 1
+
+
+def holm(p_values: Sequence[float], level: float = 0.025) -> list[bool]:
+    """Which hypotheses are rejected when the chance of any false rejection is to be `level` (Holm 1979)."""
+    rejected = [False] * len(p_values)
+    order = np.argsort(p_values)
+    for k, at in enumerate(order):
+        if p_values[at] > level / (len(p_values) - k):
+            break
+        rejected[at] = True
+    return rejected
+
+
+@dataclass(frozen=True)
+class Design:
+    """How many training runs and images to measure; 1 where nothing is trained, or where there are no images."""
+
+    runs: int
+    images: int
+
+    def __str__(self) -> str:
+        if self.runs == 1:
+            return f"{self.images:,} images"
+        if self.images == 1:
+            return f"{self.runs} training runs"
+        return f"{self.runs} training runs of {self.images:,} images"
+
+
+def needed(
+    groups: Groups, edges: Sequence[float], *, cells: int | None = None, confidence: float = 0.95
+) -> Design | None:
+    """Give the smallest S·N (S <= 100, N <= 10,000, neither below today's, and not both today's) that would settle it.
+
+    `groups` and `cells` as for `pooled`; each group gets this design. The interval would then hold none of the `edges`
+    (a bound, or the two ends of its margin) if the effect and the variances were today's: even odds, no promise. None:
+    no such design.
+    """
+    now = pooled(groups, cells=cells, confidence=confidence)
+    distance = min(abs(now.effect - edge) for edge in edges)
+    today = groups[0][0].array.shape
+    components = _components(groups, _weights(groups, cells), now.error or 0.0)
+    best, least = None, math.inf  # today's design has not settled it
+    for runs in _at_least(today[0], _RUNS):
+        for images in _at_least(today[1], _IMAGES):
+            error, df = _expected(components, runs, images)
+            half = error * float(stdtrit(df * len(groups) or _NORMAL, (1 + confidence) / 2))
+            more = (runs, images) != today
+            if more and runs * images < least and half < distance:
+                best, least = Design(runs, images), runs * images
+    return best
+
+
+def _at_least(today: int, more: Sequence[int]) -> list[int]:
+    """Today's number and the greater ones; where there is but one (nothing trained, no images), it stays."""
+    if today == 1:
+        return [today]
+    return [today, *(number for number in more if number > today)]
+
+
+def _components(groups: Groups, weights: list[float], error: float) -> np.ndarray:
+    """Variances of the pool due to runs, images and their interaction, scaled so that they give today's error."""
+    found = np.zeros(3)
+    for group, weight in zip(groups, weights, strict=True):
+        mean = np.mean([cell.array for cell in group], axis=0)
+        (run, image, rest), _ = _mean_squares(mean)
+        of_run = max(run - rest, 0) / mean.shape[1]
+        of_image = max(image - rest, 0) / mean.shape[0]
+        found += weight**2 * np.array([of_run, of_image, rest])
+    runs, images = groups[0][0].array.shape
+    plain, _ = _expected(found, runs, images)
+    if plain == 0:  # whole numbers that are all the same: their pseudo-images are all there is
+        return np.array([0, error**2 * images, 0])
+    return found * (error / plain) ** 2
+
+
+def _expected(components: np.ndarray, runs: int, images: int) -> tuple[float, float]:
+    """The standard error and the degrees of freedom to expect of a design."""
+    run, image, rest = components
+    squares = (rest + images * run, rest + runs * image, rest)
+    total, df = _satterthwaite(squares, _freedom(runs, images))
+    return math.sqrt(total / (runs * images)), float(df)
 
 
 def bootstrap(
-    values, *, statistic: Callable = np.mean, confidence: float = 0.95, resamples: int = 2000, seed: int = 0
+    values: ArrayLike, *, statistic: Statistic = np.mean, confidence: float = 0.95, resamples: int = 2000, seed: int = 0
 ) -> Estimate:
-    """Estimate `statistic(values)` with a percentile interval over images.
+    """Estimate `statistic(values)` with a percentile interval over images alone.
 
     values: (N, ...) array or tensor, N >= 2. Whole rows are drawn, so a statistic of pairs (a correlation, an AUROC)
     takes the pairs as columns, and a paired difference is `bootstrap(a - b)`. `statistic` maps an array to a number.
+    A little narrow where images are few: of a normal sample's mean, 10 images give 87 %, 24 give 91 % and 40 give 93 %.
     """
     x = _checked_rows(values, confidence, resamples, at_least=2)
-    rng = np.random.default_rng(seed)
-    draws = [statistic(x[rng.integers(len(x), size=len(x))]) for _ in range(resamples)]
-    low, high = np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2])
+    found = stats.bootstrap(
+        (np.arange(len(x)),),
+        lambda rows: float(statistic(x[rows])),
+        vectorized=False,
+        n_resamples=resamples,
+        confidence_level=confidence,
+        method="percentile",
+        random_state=np.random.default_rng(seed),
+    )
+    low, high = found.confidence_interval
     return Estimate(float(statistic(x)), float(low), float(high), n=len(x))
 
 
 def half_samples(
-    values, *, statistic: Callable = np.mean, confidence: float = 0.95, resamples: int = 200, seed: int = 0
+    values, *, statistic: Statistic = np.mean, confidence: float = 0.95, resamples: int = 200, seed: int = 0
 ) -> Estimate:
     """Estimate `statistic(values)` with an interval from random halves of the rows, for a statistic biased by its N.
 
@@ -73,12 +437,29 @@ def half_samples(
     return Estimate(effect, float(low), float(high), n=len(x))
 
 
-def _checked_rows(values, confidence: float, resamples: int, *, at_least: int) -> np.ndarray:
+def _numbers(name: str, values: ArrayLike) -> np.ndarray:
+    """An array of finite floats."""
     x = np.asarray(values.detach().cpu().double() if torch.is_tensor(values) else values, dtype=float)
+    if not np.isfinite(x).all():
+        raise ValueError(f"{name} must be finite, got {(~np.isfinite(x)).sum()} NaN or infinite of {x.size}")
+    return x
+
+
+def _table(name: str, values: ArrayLike, *, least: int = 2) -> np.ndarray:
+    """An array (S, N) of at least so many numbers, by default so many that something can vary."""
+    x = _numbers(name, values)
+    if x.ndim != 2 or x.size < least:
+        raise ValueError(
+            f"{name}: (S, N), runs × images, at least {least} of one, expected, got shape {x.shape}; "
+            "values of one run are values[None]"
+        )
+    return x
+
+
+def _checked_rows(values: ArrayLike, confidence: float, resamples: int, *, at_least: int) -> np.ndarray:
+    x = _numbers("values", values)
     if x.ndim == 0 or len(x) < at_least:
         raise ValueError(f"values must hold at least {at_least} images along axis 0, got shape {x.shape}")
-    if not np.isfinite(x).all():
-        raise ValueError(f"values must be finite, got {(~np.isfinite(x)).sum()} NaN or infinite of {x.size}")
     check_number("confidence", confidence, "a number between 0 and 1", above=0, below=1)
     check_counts(resamples=resamples)
     return x

@@ -120,8 +120,7 @@ def test_a_dd_curve_as_one_call_against_fifty(benchmark, model, images):
     z, radii = torch.randn(images, 10, generator=seeded()), torch.linspace(0.3, 3, 10)
 
     def one():
-        attack = lambda z, eps: latent.attack(model, z, eps=eps, restarts=5).adversarial  # noqa: E731
-        dd_curve(model, z, radii, attack, {"SSIM": ssim})
+        dd_curve(model, z, radii, latent.attack, {"SSIM": ssim}, restarts=5)
 
     def fifty():
         with torch.no_grad():
@@ -139,8 +138,8 @@ def test_a_dd_curve_as_one_call_against_fifty(benchmark, model, images):
 @pytest.mark.benchmark(group="explorer")
 def test_the_explorer_from_slider_to_pictures(benchmark, model):
     z, radii = torch.randn(32, 10, generator=seeded()), torch.linspace(0, 3, 11)
-    noise = lambda z, eps: latent.random_direction(model, z, eps=eps, restarts=1).adversarial  # noqa: E731
-    curve = dd_curve(model, z, radii, noise, {"SSIM": ssim, "LPIPS": lambda a, b: 1 - ssim(a, b)})
+    metrics = {"SSIM": ssim, "LPIPS": lambda a, b: 1 - ssim(a, b)}
+    curve = dd_curve(model, z, radii, latent.random_direction, metrics, restarts=1)
     explorer = LatentAttackExplorer(
         {1.0: model, 4.0: model}, {(1.0, "away"): curve, (4.0, "away"): curve}, torch.rand(32, 1, 32, 32)
     )

@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from vaenb.attacks import encoder, latent
-from vaenb.attacks.pgd import Search
+from vaenb.attacks.pgd import AttackResult, Search
 from vaenb.checks import check_channels, check_counts, check_images, check_whole, ordinary
 from vaenb.contract import LatentModel, NotDefined, check_contract, reconstruct
 from vaenb.defences.repair import repair
@@ -217,17 +217,15 @@ def _latent_curves(
     """DD-curves of attack and random direction, their radii in spreads; the latents without a gradient (K·N,)."""
     results = []
 
-    def attack(z: Tensor, eps: Tensor) -> Tensor:
+    def attack(model: LatentModel, z: Tensor, eps: Tensor) -> AttackResult:
         results.append(latent.attack(model, z, eps=eps, **search | {"generator": rng()}))
-        return results[0].adversarial
+        return results[0]
 
-    def step(z: Tensor, eps: Tensor) -> Tensor:
-        return latent.random_direction(model, z, eps=eps, restarts=1, generator=rng()).adversarial
-
-    curves = {}
-    for name, move in (("latent", attack), ("latent random", step)):
-        curve = dd_curve(model, z, multiples * unit, move, METRICS, chunk=512)
-        curves[name] = replace(curve, radii=multiples)
+    radii = multiples * unit
+    attacked = dd_curve(model, z, radii, attack, METRICS, chunk=512)
+    step = latent.random_direction
+    moved = dd_curve(model, z, radii, step, METRICS, chunk=512, restarts=1, generator=rng())
+    curves = {"latent": replace(attacked, radii=multiples), "latent random": replace(moved, radii=multiples)}
     return curves, results[0].stuck
 
 

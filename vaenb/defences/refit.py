@@ -6,14 +6,16 @@ has the reverse one. The decoder stays as it is.
 
 import copy
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
 
 from vaenb.checks import check_batch, check_gradients, check_model_and_images, ordinary
 from vaenb.contract import LatentModel
-from vaenb.training import History, fit
+from vaenb.training import History, Recipe, fit
+
+_GENTLE: Recipe = {"epochs": 20, "batch_size": 64, "lr": 5e-4, "schedule": "constant"}  # the encoder is a trained one
 
 
 def refit_encoder(
@@ -21,17 +23,14 @@ def refit_encoder(
     x: Tensor,
     samples: Tensor,
     *,
-    epochs: int = 20,
-    batch_size: int = 64,
-    lr: float = 5e-4,
-    seed: int = 0,
     progress: bool = True,
+    **recipe: Unpack[Recipe],
 ) -> tuple[LatentModel, History]:
     """Return a copy of `model` whose encoder is trained on samples (N, S, D) of p(z|x), one set for each image of x.
 
     `samples` are those of `repair` for images x (N, C, H, W), attacked ones for a defence. `model` is a torch module
-    with parameters and stays as it is; in the copy, parameters that p(x|z) or p(z) depend on do. Other arguments: see
-    `training.fit`.
+    with parameters and stays as it is; in the copy, parameters that p(x|z) or p(z) depend on do. The recipe is that of
+    `training.fit`; what it leaves out is 20 epochs, batches of 64, and a constant lr of 5e-4.
     """
     check_gradients()
     check_model_and_images(model, x)
@@ -49,7 +48,7 @@ def refit_encoder(
     if not any(p.requires_grad for p in refitted.parameters()):
         raise ValueError("model: no weight is left to refit; p(x|z) and p(z) depend on all that can be trained")
     data = _Sampled(x, samples)
-    history = fit(_ForwardKL(refitted), data, epochs=epochs, batch_size=batch_size, lr=lr, seed=seed, progress=progress)
+    history = fit(_ForwardKL(refitted), data, progress=progress, **(_GENTLE | recipe))
     for parameter in of_decoder:
         parameter.requires_grad_()
     return refitted, history

@@ -12,6 +12,7 @@ which base line they used: `aaddc_abs` and `aaddc_rel` are the two readings. An 
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -51,17 +52,20 @@ def dd_curve(
     model: LatentModel,
     z: Tensor,
     radii: Tensor,
-    attack: Callable[..., Tensor],
+    attack: Callable[..., Any],
     metrics: Mapping[str, Metric],
     *,
     norm: str = "l2",
     chunk: int | None = None,
+    **search,
 ) -> DDCurve:
     """Attack latents z (N, D) at every radius and measure how far the decoded images move.
 
-    `attack(z, eps=…)` gets all K·N latents in one call, with a radius for each row (K·N,), and returns the attacked
-    ones. Each metric maps two batches of M images, the clean one first, to (M,). `chunk` latents are decoded at a time,
-    without gradient. Raises ValueError where the attack moves a latent beyond its radius, in `norm` (l2 or linf).
+    `attack` is one of `attacks.latent`, or works as they do: `attack(model, z, eps=…, **search)` gets all K·N latents
+    in one call, with a radius for each row (K·N,) and `norm` where it is not l2, and returns an AttackResult or the
+    attacked latents. Each metric maps two batches of M images, the clean one first, to (M,). `chunk` latents are
+    decoded at a time, without gradient. Raises ValueError where the attack moves a latent beyond its radius, in `norm`
+    (l2 or linf).
     """
     check_model(model)
     check_latents(z)
@@ -75,7 +79,10 @@ def dd_curve(
     z = z.detach()
     repeated = z.repeat(len(radii), 1)  # (K·N, D): all latents at the first radius, then at the second, …
     eps = radii.to(z).repeat_interleave(len(z))  # (K·N,)
-    adversarial = attack(repeated, eps=eps)
+    if norm != "l2":
+        search["norm"] = norm
+    found = attack(model, repeated, eps=eps, **search)
+    adversarial = getattr(found, "adversarial", found)
     check_shape(adversarial, "attack", repeated.shape, "attacked latents (an AttackResult's .adversarial)")
     adversarial = adversarial.detach()
     _check_reach(adversarial - repeated, eps, norm)

@@ -1,12 +1,12 @@
 """Plotly figures, one function a figure, in one style; and saving them with a picture and their numbers beside.
 
-It costs no more than plotly and torch: types of other rooms are imported for type checkers only.
+It costs no more than plotly and torch: types of other rooms are imported for type checkers only. Figures of the claims
+are in `vaenb.plots.ledger`.
 """
 
 from vaenb.plots import tables
 from vaenb.plots.charts import bars, binned, histograms, intervals, latent_map, lines, reliability, scatter
 from vaenb.plots.curves import chain_path, dd_curves
-from vaenb.plots.ledger import claim_slider, margins, verdicts
 from vaenb.plots.pictures import attack_slider, image_slider, images
 from vaenb.plots.saving import chrome, save
 from vaenb.plots.style import COLORS, TEMPLATE, tile
@@ -19,7 +19,6 @@ __all__ = [
     "binned",
     "chain_path",
     "chrome",
-    "claim_slider",
     "dd_curves",
     "histograms",
     "image_slider",
@@ -27,11 +26,9 @@ __all__ = [
     "intervals",
     "latent_map",
     "lines",
-    "margins",
     "reliability",
     "save",
     "scatter",
     "tables",
     "tile",
-    "verdicts",
 ]

@@ -2,11 +2,12 @@
 
 import textwrap
 from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 import plotly.graph_objects as go
 
-from vaenb import claims
+from vaenb.claims import Finding, rule, tables
 from vaenb.plots.charts import dots
 from vaenb.plots.pictures import slider
 from vaenb.plots.style import COLORS, framed
@@ -14,23 +15,31 @@ from vaenb.stats import Estimate
 
 # A colour and a symbol for each verdict: blue holds, vermilion does not, grey is not known.
 _LOOKS = {
-    "reproduced": (COLORS[0], "circle"),
-    "incomplete": (COLORS[5], "circle-open"),
-    "contradicted": (COLORS[1], "x"),
-    "inconclusive": (COLORS[4], "diamond"),
-    claims.FEW_TRAININGS: ("#999999", "triangle-up-open"),
-    claims.NO_VERDICT: ("#999999", "square-open"),
-    claims.NOT_MEASURED: ("#CCCCCC", "square-open"),
+    rule.REPRODUCED: (COLORS[0], "circle"),
+    rule.SMALL: (COLORS[5], "circle-open"),
+    rule.MIXED: (COLORS[3], "diamond-open"),
+    rule.NO_EFFECT: (COLORS[1], "x-open"),
+    rule.CONTRADICTED: (COLORS[1], "x"),
+    rule.INCONCLUSIVE: (COLORS[4], "diamond"),
+    rule.NOT_TESTABLE: ("#999999", "triangle-up-open"),
+    rule.NO_VERDICT: ("#999999", "square-open"),
+    rule.NOT_MEASURED: ("#CCCCCC", "square-open"),
 }
 _EDGE = 10.0  # half-widths of an interval; what lies beyond is drawn there
 _BOUND = {"dash": "dash", "color": "#555555", "width": 1}
+_POOLED = "all together"
 
 
-def verdicts(rows: list[dict], *, title: str = "") -> go.Figure:
-    """Count the verdicts of each document's claims as stacked bars."""
+def verdicts(findings: Sequence[Finding], *, title: str = "") -> go.Figure:
+    """Count the verdicts on each document's claims as stacked bars; questions are not among them."""
+    counted: Counter = Counter()
+    documents: list[str] = []
+    asked = [finding for finding in findings if finding.claim.role == "claim"]
+    for (_, document), verdict in tables.by_claim(asked).items():
+        counted[document, verdict] += 1
+        if document not in documents:
+            documents.append(document)
     fig = go.Figure()
-    counted = Counter((row["document"], row["verdict"]) for row in rows)
-    documents = list(dict.fromkeys(row["document"] for row in rows))
     for verdict, (color, _) in _LOOKS.items():
         counts = [counted[document, verdict] for document in documents]
         if any(counts):
@@ -41,24 +50,24 @@ def verdicts(rows: list[dict], *, title: str = "") -> go.Figure:
     return framed(fig, 760, 420, title=title, barmode="stack", yaxis_title="claims")
 
 
-def margins(rows: list[dict], *, title: str = "") -> go.Figure:
-    """Draw every measured claim's weakest cell by its distance from the bound, in half-widths of its interval.
+def margins(findings: Sequence[Finding], *, title: str = "") -> go.Figure:
+    """Draw every measured claim's pooled interval by its distance from the bound, in half-widths of the interval.
 
-    Right of 0 lies what is claimed; what lies beyond ten half-widths is drawn there. An interval that does not touch
-    0 decides, if the trainings agree.
+    Right of 0 lies what is claimed; what lies beyond ten half-widths is drawn there.
     """
     fig = go.Figure()
     names: list[str] = []
-    margins_of: dict[str, dict[str, Estimate]] = {}
-    for row in rows:
-        if row["shown"] and row["verdict"] != claims.NOT_MEASURED:
-            name = row["claim"]
+    by_verdict: dict[str, dict[str, Estimate]] = {}
+    for finding in findings:
+        if finding.pooled:
+            name = finding.claim.id
+            if len(finding.claim.measures) > 1:
+                name += f" ({finding.measure})"
             names.append(name)
-            found = margins_of.setdefault(row["verdict"], {})
-            found[name] = _scaled(claims.margin(name, row["shown"][0]))
+            by_verdict.setdefault(finding.verdict, {})[name] = _distance(finding)
     for verdict, (color, symbol) in _LOOKS.items():
-        if verdict in margins_of:
-            found = margins_of[verdict]
+        if verdict in by_verdict:
+            found = by_verdict[verdict]
             marker = {"color": color, "symbol": symbol}
             drawn = dots(found.values(), list(found), marker, rounded=list, thickness=1.5)
             fig.add_scatter(name=verdict, **drawn)
@@ -70,24 +79,36 @@ def margins(rows: list[dict], *, title: str = "") -> go.Figure:
     return framed(fig, 860, height, title=title, showlegend=True, margin={"l": 200})
 
 
-def _scaled(margin: Estimate) -> Estimate:
-    """In half-widths of its interval, and no further than `_EDGE`."""
-    half = (margin.high - margin.low) / 2 or abs(margin.effect) / _EDGE or 1.0  # a formula's interval has no width
-    ends = np.array([margin.low, margin.high]) / half
-    low, high = ends.clip(-_EDGE, _EDGE)
-    return Estimate(np.clip(margin.effect / half, low, high), low, high)
+def _distance(finding: Finding) -> Estimate:
+    """How far the pool lies on the claimed side of the bound, in half-widths, and no further than `_EDGE`."""
+    assert finding.pooled
+    pool, b = finding.pooled, finding.claim.bound
+    ends = np.array([pool.low, pool.effect, pool.high])
+    if finding.claim.kind == "equivalent":
+        off = b - np.abs(ends)
+        reaches = b if pool.low <= 0 <= pool.high else off.max()
+        ends = np.array([off.min(), off[1], max(reaches, off[1])])
+    elif finding.claim.kind in ("less", "not_greater"):
+        ends = (b - ends)[::-1]
+    else:
+        ends = ends - b
+    half = (pool.high - pool.low) / 2 or abs(ends[1]) / _EDGE or 1.0  # a formula's interval has no width
+    low, effect, high = (ends / half).clip(-_EDGE, _EDGE)
+    return Estimate(effect, low, high)
 
 
-def claim_slider(rows: list[dict]) -> go.Figure:
+def claim_slider(findings: Sequence[Finding]) -> go.Figure:
     """Show the cells of one claim after the other under a slider, against the bound; needs no kernel."""
     frames, found = [], []
-    for row in rows:
-        if row["cells"]:
-            frames.append(_claim_frame(row))
-            found.append(row["verdict"])
+    for finding in findings:
+        if finding.cells:
+            frames.append(_claim_frame(finding))
+            found.append(finding.verdict)
+    if not frames:
+        return framed(go.Figure(), 900, 200, title="No claim was measured yet")
     first = 0
-    if "contradicted" in found:
-        first = found.index("contradicted")  # something to argue about
+    if rule.CONTRADICTED in found:
+        first = found.index(rule.CONTRADICTED)  # something to argue about
     fig = go.Figure(frames[first].data, frames=frames)
     now = {"prefix": "claim ", "font": {"color": "#222222", "size": 14}}
     bare = {"font": {"color": "rgba(0,0,0,0)"}, "ticklen": 0, "minorticklen": 0}
@@ -96,40 +117,39 @@ def claim_slider(rows: list[dict]) -> go.Figure:
     return framed(fig, 900, 790, margin={"l": 330, "t": 120}, showlegend=False)
 
 
-def _claim_frame(row: dict) -> go.Frame:
-    """The cells of a claim, the weakest on top, with a dashed line at its bound, or at both of an equivalence."""
-    claim = claims.load()[row["claim"]]
+def _claim_frame(finding: Finding) -> go.Frame:
+    """The cells of a claim and their pool on top, with a dashed line at its bound, or at both of an equivalence."""
+    claim = finding.claim
     bounds = [claim.bound]
     if claim.kind == "equivalent":
         bounds.append(-claim.bound)
+    found = list(finding.cells.values())
+    names = [name if len(name) < 48 else f"{name[:46]}…" for name in finding.cells]
+    colors, symbols = ["#777777"] * len(found), ["circle"] * len(found)
+    if finding.pooled:
+        color, symbol = _LOOKS[finding.verdict]
+        found.insert(0, finding.pooled)
+        names.insert(0, _POOLED)
+        colors.insert(0, color)
+        symbols.insert(0, symbol)
     reach = list(bounds)
-    found, names, colors, symbols = [], [], [], []
-    rest = [cell for cell in row["cells"] if cell not in row["shown"]]
-    for cell in row["shown"] + rest:
-        found.append(Estimate(cell["effect"], cell["low"], cell["high"]))
-        reach += [cell["effect"], cell["low"], cell["high"]]
-        stand_in = "" if cell["counts"] else ": stand-in"
-        name = f"{cell['cell']} ({cell['data']}{stand_in})"
-        names.append(name if len(name) < 48 else f"{name[:46]}…")
-        color, symbol = _LOOKS[cell["verdict"]]
-        colors.append(color)
-        symbols.append(symbol)
+    for estimate in found:
+        reach += [estimate.effect, estimate.low, estimate.high]
     places = list(range(len(found)))
-    marker = {"color": colors, "symbol": symbols}
-    drawn = dots(found, places, marker, rounded=list, thickness=1.5)
+    drawn = dots(found, places, {"color": colors, "symbol": symbols}, rounded=list, thickness=1.5)
     x, y = [], []
     for bound in bounds:
         x += [bound, bound, None]
         y += [-0.5, len(found) - 0.5, None]
     lines = go.Scatter(x=x, y=y, mode="lines", line=_BOUND, name="bound")
     room = 0.05 * (max(reach) - min(reach) or 1)
-    heading = f"{_wrapped(claim.statement, 62)}<br>{row['verdict']} (claimed: {claim.bounded})"
+    heading = f"{_wrapped(claim.statement, 62)}<br>{finding.answer} (claimed: {claim.bounded})"
     layout = go.Layout(title_text=heading, xaxis_title_text=_wrapped(claim.statistic, 60))
     layout.xaxis.range = [min(reach) - room, max(reach) + room]
     layout.yaxis = {"tickvals": places, "ticktext": names, "tickfont": {"size": 11}}
     layout.yaxis.range = [len(found) - 0.4, -0.6]
-    data = [go.Scatter(name=row["claim"], **drawn), lines]
-    return go.Frame(name=row["claim"], data=data, layout=layout)
+    name = claim.id if len(claim.measures) == 1 else f"{claim.id} ({finding.measure})"
+    return go.Frame(name=name, data=[go.Scatter(name=name, **drawn), lines], layout=layout)
 
 
 def _wrapped(text: str, width: int) -> str:

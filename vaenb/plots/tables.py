@@ -1,4 +1,7 @@
-"""The numbers of a figure as rows with named columns, made of what is drawn: `plots.save(…, table=rows)`."""
+"""The numbers of a figure as rows with named columns, made of what is drawn: `plots.save(…, table=rows)`.
+
+`markdown` shows such rows in a notebook.
+"""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -56,9 +59,21 @@ def estimates(groups: "Mapping[str, Mapping[str, Estimate | str]]") -> list[dict
     for group, found in groups.items():
         for name, estimate in found.items():
             row = {"group": group, "row": name}
-            row |= {"missing": estimate} if isinstance(estimate, str) else vars(estimate)
+            if isinstance(estimate, str):
+                row["missing"] = estimate
+            else:
+                row |= {name: getattr(estimate, name) for name in ("effect", "low", "high", "n")}
             rows.append(row)
     return rows
+
+
+def markdown(rows: list[dict]) -> str:
+    """Lay rows with the same named columns out as a Markdown table; numbers stand as they are given."""
+    names = list(rows[0])
+    lines = [names, ["---"] * len(names)]
+    for row in rows:
+        lines.append([str(row[name]) for name in names])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def quantiles(groups: Mapping[str, Tensor]) -> list[dict]:

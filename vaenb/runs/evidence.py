@@ -1,8 +1,8 @@
 """The folder `figures/`, which keeps what the paper profile found, and the lists and tables that are made from it.
 
-`collect` takes in a run: a folder with its pictures, their numbers, claims, settings, what was printed. `remake` makes
-`manifest.json` (every picture and what made it), `claims.json` (all evidence), and the tables of claims in the README
-and in the notebooks' texts.
+`collect` takes in a run: a folder with its pictures, their numbers, evidence, settings, what was printed. `remake`
+makes `manifest.json` (every picture and what made it), `claims.json` (every verdict), and the tables of claims in
+README, docs/claims.md and the notebooks' texts.
 """
 
 import re
@@ -13,21 +13,23 @@ import nbformat
 import plotly.io as pio
 
 from vaenb import claims, files, plots
+from vaenb.claims import Finding, tables
 from vaenb.runs import publish
 from vaenb.runs.parameters import read_book
 from vaenb.runs.plan import entry_of, figures_folder, plan
 
 _MADE_BY = ("notebook", "profile", "parameters", "settings", "seeds", "data", "device", "threads", "versions")
+_NOTEBOOKS = "../notebooks"  # as docs/ sees them
 _COST = ("started", "seconds", "peak_memory_gib")
 _LEDGER = re.compile(r"(?<=<!-- ledger -->\n).*?(?=<!-- end of ledger -->)", re.DOTALL)
 _SOME = re.compile(r"^(<!-- claims: (\S.*?) -->\n)(?:(?!<!--)[\s\S])*(?=^<!-- end of claims -->$)", re.MULTILINE)
 
 
 def collect(folder: Path) -> Path:
-    """Take a finished run's main figures, numbers, claims, settings and printed text into its folder of `figures/`.
+    """Take a finished run's main figures, numbers, evidence, settings and printed text into its folder of `figures/`.
 
     The folder is replaced as a whole, when all of the new one is there. Raises ValueError where no run of the plan has
-    this notebook and these parameters, and where the run is not whole: its notebook, claims, or a main figure.
+    this notebook and these parameters, and where the run is not whole: its notebook, evidence, or a main figure.
     """
     folder = files.expanded(folder)
     if not (folder / "run.json").is_file():
@@ -47,11 +49,12 @@ def collect(folder: Path) -> Path:
                 f"{folder}: there is no {name}.csv, and the run before it has one; give plots.save its table=…"
             )
         _copy_figure(folder, part, name)
-    recorded = folder / "claims.json"  # a notebook need not record any
-    found = claims.read_strictly(recorded) if recorded.is_file() else []
+    if (folder / "evidence.npz").is_file():  # a notebook need not record any
+        claims.read(folder)  # refuses a damaged one
+        for name in ("evidence.json", "evidence.npz"):
+            shutil.copy(folder / name, part)
     for key in ("files", "contents"):
         about.pop(key, None)
-    files.write_json(part / "claims.json", [e.to_json() for e in found])
     files.write_json(part / "run.json", about)
     files.write(part / "printed.txt", _printed(notebook))
     shutil.rmtree(target, ignore_errors=True)
@@ -81,17 +84,19 @@ def _printed(notebook: Path) -> str:
 
 
 def remake() -> None:
-    """Make `manifest.json`, `claims.json`, README's ledger and the notebooks' from the folders of `figures/`.
+    """Make `manifest.json`, `claims.json`, docs/claims.md, README's ledger and the notebooks' from `figures/`.
 
     Raises ValueError naming a file that is damaged, or has marks for a table that do not fit, before it writes any.
     """
-    kept = [path for path in figures_folder().iterdir() if path.is_dir()]  # and not the list that is made anew here
-    rows = claims.ledger(kept)
-    lists = {"manifest.json": manifest(), "claims.json": recorded()}
-    readme = files.project_folder() / "README.md"
-    texts = {readme: _LEDGER.sub(lambda _: readme_ledger(rows), readme.read_text(encoding="utf-8"))}
-    for path in (files.project_folder() / "notebooks").glob("[0-9]*.ipynb"):
-        if text := _with_new_tables(path, rows):
+    kept = [path for path in figures_folder().iterdir() if path.is_dir()]
+    findings = claims.ledger(claims.found(kept))
+    lists = {"manifest.json": manifest(), "claims.json": [finding.to_json() for finding in findings]}
+    project = files.project_folder()
+    readme = project / "README.md"
+    texts = {readme: _LEDGER.sub(lambda _: readme_ledger(findings), readme.read_text(encoding="utf-8"))}
+    texts[project / "docs" / "claims.md"] = whole_ledger(findings)
+    for path in (project / "notebooks").glob("[0-9]*.ipynb"):
+        if text := _with_new_tables(path, findings):
             texts[path] = text
     for name, content in lists.items():
         files.write_json(figures_folder() / name, content)
@@ -99,14 +104,14 @@ def remake() -> None:
         files.write(path, text)
 
 
-def _with_new_tables(notebook: Path, rows: list[dict]) -> str | None:
+def _with_new_tables(notebook: Path, findings: list[Finding]) -> str | None:
     """Give the notebook's text with its tables of claims made anew, or None where they are the same."""
     book = read_book(notebook)
     before = nbformat.writes(book)
     for cell in book.cells:
         if cell.cell_type == "markdown":
             try:
-                cell.source = with_claims(cell.source, rows)
+                cell.source = with_claims(cell.source, findings)
             except ValueError as error:
                 raise ValueError(f"{notebook}: {error}") from error
     after = nbformat.writes(book)
@@ -132,41 +137,53 @@ def manifest() -> list[dict]:
     return made
 
 
-def recorded() -> list[dict]:
-    """All evidence of the folders of `figures/`, verdicts computed anew."""
-    paths = sorted(figures_folder().glob("*/claims.json"))
-    return [evidence.to_json() for path in paths for evidence in claims.read_strictly(path)]
-
-
 def kept_runs() -> list[dict]:
     """The run.json of each folder of `figures/`, and the folder's name. Raises ValueError naming a damaged one."""
     paths = sorted(figures_folder().glob("*/run.json"))
     return [{"folder": path.parent.name} | files.read_json(path, dict) for path in paths]
 
 
-def readme_ledger(rows: list[dict]) -> str:
-    """The README's part on the claims: how many came out how, and the whole table folded away."""
-    fold = f"<details><summary>All {len(rows)} claims</summary>"
-    parts = (claims.summary(rows), fold, claims.table(rows), claims.LEGEND, "</details>")
-    return "\n" + "\n\n".join(parts) + "\n\n"
+def readme_ledger(findings: list[Finding]) -> str:
+    """The README's part on the claims: how many came out how, and where the whole table is."""
+    return f"\n{tables.summary(findings)}\n\n[Every claim with its numbers](docs/claims.md)\n\n"
 
 
-def with_claims(text: str, rows: list[dict]) -> str:
+def whole_ledger(findings: list[Finding]) -> str:
+    """The text of docs/claims.md: the counts, what surprises most, and every claim and question."""
+    surprises = "\n".join(f"- {sentence}" for sentence in tables.surprises(findings))
+    parts = [
+        "# The ledger",
+        "Made from the evidence in `figures/` by `vaenb collect`; [how results count](results.md) says by which rule. "
+        "`vaenb verify CLAIM` computes any of these verdicts again.",
+        tables.summary(findings),
+        f"## What surprised us\n\n{surprises or 'Nothing has been measured by this rule yet.'}",
+        f"## What the documents claim\n\n{tables.documents(findings, root=_NOTEBOOKS)}",
+        tables.LEGEND,
+        f"## What we asked beyond them\n\n{tables.questions(findings, root=_NOTEBOOKS)}",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def with_claims(text: str, findings: list[Finding]) -> str:
     """Fill what stands between `<!-- claims: 001.dae joint -->` and `<!-- end of claims -->` of a Markdown text.
 
-    It becomes the table of the claims whose ids are named, or begin with a name and a dot. Raises ValueError for names
-    of none, and for marks that are not in pairs, each in a line of its own.
+    It becomes the tables of the claims and questions whose ids are named, or begin with a name and a dot. Raises
+    ValueError for names of none, and for marks that are not in pairs, each in a line of its own.
     """
 
     def filled(match: re.Match) -> str:
-        wanted: set[str] = set()
+        chosen: list[Finding] = []
         for name in match[2].split():
-            ids = {row["claim"] for row in rows if f"{row['claim']}.".startswith(f"{name}.")}
-            if not ids:
+            named = [finding for finding in findings if f"{finding.claim.id}.".startswith(f"{name}.")]
+            if not named:
                 raise ValueError(f"claims: {name} in {match[1].strip()} is no claim of claims.csv")
-            wanted |= ids
-        table = claims.table([row for row in rows if row["claim"] in wanted], statements=True)
-        return f"{match[1]}\n{table}\n\n{claims.LEGEND}\n\n"
+            chosen += [finding for finding in named if finding not in chosen]
+        parts = []
+        if any(finding.claim.role == "claim" for finding in chosen):
+            parts += [tables.documents(chosen), tables.LEGEND]
+        if any(finding.claim.role == "question" for finding in chosen):
+            parts.append(tables.questions(chosen))
+        return match[1] + "\n" + "\n\n".join(parts) + "\n\n"
 
     filled_in, pairs = _SOME.subn(filled, text)
     if len(re.findall(r"<!--\s*(?:claims:|end of claims)", text)) != 2 * pairs:

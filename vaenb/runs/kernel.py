@@ -13,6 +13,18 @@ from jupyter_client import AsyncKernelManager
 
 from vaenb import files, plots
 
+# glibc keeps its pages instead of asking the system for zeroed ones at every step; other C libraries look elsewhere.
+_ALLOCATOR = {
+    "MALLOC_MMAP_THRESHOLD_": str(2**30),
+    "MALLOC_TRIM_THRESHOLD_": str(2**33),
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
+}
+
+
+def allocator() -> dict[str, str]:
+    """The allocator's settings for a process that is to be started: the environment's own where it has some."""
+    return {name: os.environ.get(name, value) for name, value in _ALLOCATOR.items()}
+
 
 def named_folders() -> dict[str, str]:
     """The folders that the environment names, absolute, as a kernel has another current folder."""
@@ -37,7 +49,7 @@ def manager(folder: Path, environment: dict[str, str], started: list[AsyncKernel
     This process's folder and environment stay as they are, so that runs may go in parallel. The manager that is made
     of the class is appended to `started`.
     """
-    variables = os.environ | {"PLOTLY_RENDERER": renderer()} | named_folders() | environment
+    variables = os.environ | allocator() | {"PLOTLY_RENDERER": renderer()} | named_folders() | environment
 
     class Manager(AsyncKernelManager):
         def start_kernel(self, *args: Any, **options: Any) -> Any:  # what it returns is awaited

@@ -1,4 +1,4 @@
-"""Running one notebook: a folder named by its settings, with the executed notebook, figures and claims."""
+"""Running one notebook: a folder named by its settings, with the executed notebook, figures and evidence."""
 
 import errno
 import os
@@ -31,7 +31,7 @@ def run(
     progress: bool = True,
     again: bool = True,
 ) -> Path:
-    """Execute `notebook` with papermill and return the folder that holds its notebook, figures and claims.
+    """Execute `notebook` with papermill and return the folder that holds its notebook, figures and evidence.
 
     Parameter names are checked against the notebook's parameters cell, since papermill only warns of an unknown one;
     whole numbers become floats where the notebook's annotation says so, and paths that exist from the current folder
@@ -93,8 +93,6 @@ def _grow(notebook: Path, parameters: dict, folder: Path, environment: dict[str,
     with kernel.cost(started) as cost:
         _execute(notebook, part, parameters, manager, progress)
     _forget_folder(part, parameters)
-    if not (folder / "claims.json").is_file():
-        files.write_json(folder / "claims.json", [])  # so that an earlier run's do not stay
     made = {"run.json", notebook.name}
     for path in folder.rglob("*"):
         if path.is_file() and path != part:

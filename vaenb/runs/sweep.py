@@ -10,6 +10,7 @@ import logging
 import os
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from vaenb.runs.parameters import checked, folder_name
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # whatever the worker has
 _NOT_HERE = "it ran, and is not finished here: its notebook or data have changed, or a worker has another file system"
 _NEEDED = "vaenb.runs.run"  # by every worker
-_COLUMNS = ("claim", "data", "cell", "effect", "low", "high", "n", "verdict", "seeds")
+_COLUMNS = ("claim", "data", "cell", "role", "measure", "effect", "low", "high", "n", "seeds")
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +103,9 @@ def execute(
         raise ValueError("jobs: two of them have the same folder")
     if not waiting:
         return
-    environment = kernel.named_folders() | _ONE_THREAD
+    environment = (
+        kernel.named_folders() | kernel.allocator() | _ONE_THREAD
+    )  # dask's workers have a threshold of their own
     with _client(scheduler, at_once) as client, kernel.repeating(_teller(client), every=4):
         _check_workers(client)
         futures = {}
@@ -237,13 +240,17 @@ def write_table(
 
 
 def _found(job: Job) -> list[dict]:
-    """Give the cells of the claims that a finished run recorded, by the table's columns."""
-    recorded = job.folder / "claims.json"
+    """Give what a finished run measured for the claims, by the table's columns."""
+    if not (job.folder / "evidence.npz").is_file():  # a notebook need not record any
+        return []
+    try:
+        run = claims.read(job.folder)
+    except (OSError, ValueError) as error:
+        warnings.warn(f"{error}; it is skipped", stacklevel=2)
+        return []
     rows = []
-    for evidence in claims.read(recorded) if recorded.is_file() else []:  # a notebook need not record any
-        for row in evidence.rows():
-            row |= {"claim": evidence.claim, "seeds": " ".join(map(str, evidence.seeds))}
-            rows.append({column: row[column] for column in _COLUMNS})
+    for row in claims.measured(run):
+        rows.append({column: row[column] for column in _COLUMNS})
     return rows
 
 

@@ -1,0 +1,155 @@
+"""The zoo: a model is what its card says, and what is damaged, altered or unknown is refused."""
+
+import json
+
+import pytest
+import torch
+
+from vaenb import data, zoo
+from vaenb.__main__ import main
+from vaenb.checkpoints import trained
+from vaenb.metrics.images import ssim
+from vaenb.models import VAE, reconstruct
+from vaenb.tensorfile import DamagedCheckpoint
+from vaenb.zoo import building, recipes, shelf
+from vaenb.zoo.quality import STATISTICS, Statistic, accuracy, quality
+
+TINY = recipes.Entry(
+    "vae",
+    {"image_shape": (1, 16, 16), "latent_dim": 2, "net": "mlp", "width": 0.05},
+    {"epochs": 3, "lr": 1e-6},  # four passes gain as little as three
+    "error",
+    data="mnist_small",
+    size=16,
+    held_out=1_000,
+)
+
+
+@pytest.fixture
+def tiny(tmp_path, monkeypatch):
+    """A zoo of one recipe, with a shelf, a store and a documentation of its own."""
+    error = Statistic("error", lambda model, images: quality(model, images)["SSIM"], margin=0.2)
+    monkeypatch.setitem(STATISTICS, "error", error)
+    monkeypatch.setattr(recipes, "RECIPES", {"mnist/tiny": TINY})
+    for module in (shelf, building):
+        monkeypatch.setattr(module, "RECIPES", recipes.RECIPES)
+    monkeypatch.setattr(shelf, "WEIGHTS", tmp_path / "weights")
+    monkeypatch.setattr("vaenb.files.project_folder", lambda: tmp_path)
+    monkeypatch.setenv("VAENB_CACHE", str(tmp_path / "store"))
+    return tmp_path
+
+
+@pytest.fixture
+def built(tiny):
+    building.build("mnist/tiny", progress=False)
+    return tiny
+
+
+def test_a_model_is_built_and_loads_as_its_card_says(tiny, capsys):
+    before = torch.get_rng_state()
+    assert main(["zoo", "build"]) == 0
+    about, model = zoo.card("mnist/tiny"), zoo.load("mnist/tiny")
+    assert isinstance(model, VAE) and not model.training
+    assert {value.dtype for value in model.state_dict().values()} == {torch.float32}
+    assert quality(model, data.load("mnist_small", split="test", size=16)) == about["quality"]
+    assert about["gate"]["passed"] and about["gate"]["numbers"]["longer"] == 4
+    assert about["data"]["train"] == TINY.images()[0].digest
+    assert "| mnist/tiny | mlp | 2 |" in (tiny / "docs" / "zoo.md").read_text()
+    assert torch.equal(torch.get_rng_state(), before)  # initial weights are drawn aside
+    assert building.stale() == [] and main(["zoo", "build"]) == 0
+    assert capsys.readouterr().out.count("built") == 1
+
+
+def test_weights_are_those_of_the_training_rounded_to_float16(built):
+    lessons, held_out = TINY.images()
+    model, _ = trained(TINY.build, TINY.arguments, lessons, validation=held_out, seed=zoo.FIRST_SEED, **TINY.training)
+    loaded = zoo.load("mnist/tiny").state_dict()
+    for name, value in model.state_dict().items():
+        assert torch.equal(loaded[name], value.half().float())
+
+
+def test_a_changed_recipe_is_built_anew(built, monkeypatch):
+    changed = recipes.Entry(TINY.builder, TINY.arguments, {"epochs": 4}, "error", "mnist_small", 16, 1_000)
+    monkeypatch.setitem(recipes.RECIPES, "mnist/tiny", changed)
+    assert building.stale() == ["mnist/tiny"]
+    zoo.load("mnist/tiny")  # the old one is there until then
+
+
+def test_a_recipe_that_fails_its_gate_is_kept_out(tiny, monkeypatch, capsys):
+    monkeypatch.setitem(STATISTICS, "error", Statistic("error", lambda model, images: id(model), margin=1e-9))
+    assert main(["zoo", "build", "mnist/tiny"]) == 1
+    assert "mnist/tiny can't go into the zoo; lengthen its recipe" in capsys.readouterr().err
+    assert zoo.names() == []
+
+
+def test_damaged_and_altered_files_are_refused(built):
+    weights, card = shelf.paths("mnist/tiny")
+    whole, about = weights.read_bytes(), json.loads(card.read_text())
+    weights.write_bytes(whole[:-100])
+    with pytest.raises(DamagedCheckpoint, match="one was altered; install vaenb again"):
+        zoo.load("mnist/tiny")
+    weights.write_bytes(whole)
+    card.write_text(json.dumps(about | {"recipe": about["recipe"] | {"size": 32}}))
+    with pytest.raises(DamagedCheckpoint, match="another recipe than its card"):
+        zoo.load("mnist/tiny")
+    card.write_text(json.dumps(about)[:-9])
+    with pytest.raises(ValueError, match=r"tiny.json is damaged"):
+        zoo.card("mnist/tiny")
+    card.write_text(json.dumps({"name": "mnist/tiny"}))
+    with pytest.raises(ValueError, match="it lacks data, digest"):
+        zoo.card("mnist/tiny")
+    card.write_text(json.dumps(about))
+    weights.unlink()
+    with pytest.raises(FileNotFoundError, match="is not there, though its card is"):
+        zoo.load("mnist/tiny")
+
+
+def test_unknown_names_get_close_ones(tiny, capsys):
+    assert main(["zoo", "build", "mnist/tiny", "mnist/tyni"]) == 1
+    assert "did you mean 'mnist/tiny'?" in capsys.readouterr().err and zoo.names() == []  # before anything is trained
+    with pytest.raises(ValueError, match="mnist/tiny has a recipe but is not built yet"):
+        zoo.load("mnist/tiny")
+    with pytest.raises(ValueError, match=r"got 'mnist/tyni' \(did you mean 'mnist/tiny'\?\); there are mnist/tiny"):
+        zoo.recipe("mnist/tyni")
+    with pytest.raises(ValueError, match="got 'x'; there are none"):
+        zoo.card("x")
+
+
+def test_weights_beyond_float16_are_refused(tiny):
+    model = TINY.build(**TINY.arguments)
+    with torch.no_grad():
+        model.decoder[0].bias[0] = 1e5
+    with pytest.raises(ValueError, match=r"decoder.0.bias: numbers up to 65504"):
+        building.put(model, {"name": "mnist/tiny", "recipe": TINY.description}, data.load("mnist_small", split="test"))
+
+
+def test_the_last_training_images_are_held_out():
+    lessons, held_out = TINY.images()
+    every = data.load("mnist_small", size=16)
+    assert torch.equal(torch.cat([lessons.images, held_out.images]), every.images)
+    assert len(held_out) == 1_000
+
+
+def test_recipes_build_what_they_describe():
+    for name, entry in recipes.RECIPES.items():
+        assert entry.statistic in STATISTICS, name
+        model = entry.build(**entry.arguments)
+        assert model.image_shape == (1, entry.size, entry.size)
+
+
+@pytest.mark.parametrize("name", zoo.names())
+def test_the_package_carries_models_that_are_as_good_as_their_cards_say(name):
+    """On the small set's 1,000 test images, which were drawn from all of MNIST's."""
+    about, model = zoo.card(name), zoo.load(name)
+    images = data.load("mnist_small", split="test", size=32)
+    assert about["gate"]["passed"] and about["recipe"] == zoo.recipe(name).description
+    if "accuracy" in about["quality"]:
+        assert accuracy(model, images) == pytest.approx(about["quality"]["accuracy"], abs=0.02)
+    else:
+        x = images.float()
+        assert ssim(x, reconstruct(model, x)).mean().item() == pytest.approx(about["quality"]["SSIM"], abs=0.02)
+
+
+def test_the_zoo_is_small():
+    total = sum(path.stat().st_size for path in shelf.WEIGHTS.rglob("*") if path.is_file())
+    assert total < 30e6

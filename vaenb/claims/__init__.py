@@ -1,0 +1,33 @@
+"""The claims, their frozen primary cells, what was measured, and the verdicts computed from both (docs/results.md)."""
+
+from vaenb.claims import gates, rule, tables
+from vaenb.claims.book import Cell, Claim, find, images, load
+from vaenb.claims.evidence import PROFILES, UNFINISHED, Record, Run, found, parameters, read, start_run
+from vaenb.claims.gates import Gate
+from vaenb.claims.verdicts import Finding, judged, ledger, measured
+from vaenb.claims.verify import verify
+
+__all__ = [
+    "PROFILES",
+    "UNFINISHED",
+    "Cell",
+    "Claim",
+    "Finding",
+    "Gate",
+    "Record",
+    "Run",
+    "find",
+    "found",
+    "gates",
+    "images",
+    "judged",
+    "ledger",
+    "load",
+    "measured",
+    "parameters",
+    "read",
+    "rule",
+    "start_run",
+    "tables",
+    "verify",
+]

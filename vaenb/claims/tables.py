@@ -1,0 +1,155 @@
+"""The ledger in words: a table of the documents' claims, one of our questions, the counts, and what surprises most."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from vaenb.claims import rule
+from vaenb.claims.verdicts import Finding
+from vaenb.stats import Estimate
+
+# what a reader would least expect comes first
+_SURPRISE = (
+    rule.CONTRADICTED,
+    rule.MIXED,
+    rule.NO_EFFECT,
+    rule.NOT_TESTABLE,
+    rule.SMALL,
+    rule.INCONCLUSIVE,
+    rule.REPRODUCED,
+)
+_SAYS = {
+    rule.CONTRADICTED: "does not replicate: we found the opposite",
+    rule.MIXED: "holds in some settings and fails in others",
+    rule.NO_EFFECT: "does not replicate: there is no effect that matters",
+    rule.NOT_TESTABLE: "could not be tested here",
+    rule.SMALL: "replicates, but the effect is small",
+    rule.INCONCLUSIVE: "is still open",
+    rule.REPRODUCED: "replicates",
+}
+LEGEND = (
+    "*Here*: the mean over training runs and test images, pooled over the claim's primary cells, with its 95 % "
+    "interval. *k of n*: primary cells that lie on the claimed side of the bound on their own, after Holm's "
+    "correction. Where the truth lies at the bound, each side has a 2.5 % chance of a false verdict. A claim in two "
+    "units of measure has a line for each, and holds where both do."
+)
+
+
+def documents(findings: Sequence[Finding], *, root: str = "") -> str:
+    """Lay out the documents' claims as a Markdown table; notebooks are linked in the folder `root` (none without)."""
+    lines = [["claim", "document", "here [95 %]", "verdict", "k of n"]]
+    for finding in findings:
+        if finding.claim.role == "claim":
+            lines.append([_statement(finding, root), _document(finding), *_found(finding)])
+    return _table(lines)
+
+
+def questions(findings: Sequence[Finding], *, root: str = "") -> str:
+    """Lay out our own questions as a Markdown table, never counted under a document."""
+    lines = [["question", "here [95 %]", "answer", "k of n"]]
+    for finding in findings:
+        if finding.claim.role == "question":
+            lines.append([_statement(finding, root), *_found(finding)])
+    return _table(lines)
+
+
+def plain(findings: Sequence[Finding]) -> str:
+    """Lay findings out for a terminal: by id, with padded columns."""
+    lines = [["claim", "document", "here [95 %]", "verdict", "k of n"]]
+    for finding in findings:
+        name = _named(finding, finding.claim.id)
+        lines.append([name, _document(finding), *_found(finding)])
+    return _table(lines, padded=True)
+
+
+def measurements(rows: Sequence[dict]) -> str:
+    """Lay out what `measured` gives of one run, for a terminal."""
+    lines = [["claim", "cell", "here [95 %]", "in", "role"]]
+    for row in rows:
+        estimate = Estimate(row["effect"], row["low"], row["high"])
+        lines.append([row["claim"], row["cell"], str(estimate), row["measure"], row["role"]])
+    return _table(lines, padded=True)
+
+
+def summary(findings: Sequence[Finding]) -> str:
+    """Count the claims of each document by verdict, as a Markdown table; a claim in two measures counts once."""
+    verdicts = by_claim(findings)
+    documents: dict[str, Counter] = {}
+    for finding in findings:
+        if finding.claim.role == "claim":
+            documents.setdefault(finding.claim.document, Counter())
+    for (claim_id, document), verdict in verdicts.items():
+        if not claim_id.startswith("q."):
+            documents[document][verdict] += 1
+    total: Counter = sum(documents.values(), Counter())
+    heads = [verdict for verdict in reversed(rule.VERDICTS) if total[verdict]]
+    lines = [["document", "claims", *heads]]
+    for document, counts in [*documents.items(), ("all", total)]:
+        lines.append([document, str(counts.total()), *(str(counts[verdict] or "") for verdict in heads)])
+    return _table(lines)
+
+
+def by_claim(findings: Sequence[Finding]) -> dict[tuple[str, str], str]:
+    """Give each claim's verdict over its measures, by id and document."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for finding in findings:
+        found.setdefault((finding.claim.id, finding.claim.document), []).append(finding.verdict)
+    return {key: rule.overall(verdicts) for key, verdicts in found.items()}
+
+
+def surprises(findings: Sequence[Finding], count: int = 5) -> list[str]:
+    """Say the most surprising verdicts on documents' claims in words, one Markdown sentence or two each."""
+    judged = [f for f in findings if f.verdict in _SURPRISE and f.claim.role == "claim"]
+    judged.sort(key=lambda finding: (_SURPRISE.index(finding.verdict), finding.size in ("", "as large")))
+    sentences = []
+    for finding in judged[:count]:
+        statement = finding.claim.statement
+        number = f"{finding.claim.statistic} is {finding.pooled}"
+        if finding.verdict in (rule.NOT_TESTABLE, rule.MIXED):
+            number = finding.why
+        published = "" if finding.published is None else f", and {finding.published:.3g} in the document"
+        sentences.append(
+            f"**“{statement[:1].upper()}{statement[1:]}”** ({finding.claim.document}) {_SAYS[finding.verdict]}: "
+            f"{number}{published}."
+        )
+    return sentences
+
+
+def _document(finding: Finding) -> str:
+    """The document's number: the mean over its cells, as ours is."""
+    published = finding.published
+    return "–" if published is None else f"{published:.3g}"
+
+
+def _found(finding: Finding) -> list[str]:
+    """The last columns: our number, the verdict, and k of n."""
+    if finding.pooled is None or finding.verdict == rule.NOT_TESTABLE:
+        here = count = "–"
+    else:
+        here = f"{finding.pooled}" + (f" ({finding.size})" if finding.size else "")
+        count = f"{len(finding.claimed)} of {finding.total}"
+    verdict = finding.answer + (f" ({finding.why})" if finding.why else "")
+    return [here, verdict, count]
+
+
+def _statement(finding: Finding, root: str) -> str:
+    text = _named(finding, finding.claim.statement)
+    if root and finding.notebooks:
+        text = f"[{text}]({root}/{finding.notebooks[0]}.ipynb)"
+    return f"{text} `{finding.claim.id}`"
+
+
+def _named(finding: Finding, text: str) -> str:
+    """With the unit of measure, where the claim has several."""
+    return f"{text} ({finding.measure})" if len(finding.claim.measures) > 1 else text
+
+
+def _table(lines: list[list[str]], *, padded: bool = False) -> str:
+    escaped = []
+    for line in lines:
+        escaped.append([" ".join(text.splitlines()).replace("|", "\\|") for text in line])
+    widths = [max(map(len, column)) if padded else 0 for column in zip(*escaped, strict=True)]
+    rows = []
+    for line in escaped:
+        rows.append("| " + " | ".join(map(str.ljust, line, widths)) + " |")
+    rows.insert(1, "|" + "|".join("-" * max(width + 2, 3) for width in widths) + "|")
+    return "\n".join(rows)

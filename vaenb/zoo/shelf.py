@@ -1,0 +1,114 @@
+"""The zoo's files: for each model its weights, float16 safetensors, and beside them its card, JSON."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vaenb import files, tensorfile
+from vaenb.tensorfile import DamagedCheckpoint
+from vaenb.zoo.recipes import BUILDERS, RECIPES, hint
+
+WEIGHTS = Path(__file__).parent / "weights"
+_FIELDS = {"name", "recipe", "data", "quality", "gate", "made", "versions", "digest"}  # of every card
+_COLUMNS = ("model", "net", "latents", "penalty", "data", "passes", "ELBO", "KL", "SSIM", "accuracy", "kB")
+
+
+def names() -> list[str]:
+    """The models that are there, in the order of their recipes and, without one, of their names."""
+    there = []
+    for path in WEIGHTS.glob("*/*.json"):
+        there.append(f"{path.parent.name}/{path.stem}")
+    order = list(RECIPES)
+    return sorted(there, key=lambda name: (order.index(name) if name in order else len(order), name))
+
+
+def paths(name: str) -> tuple[Path, Path]:
+    """Where a model's weights and its card are, or would be."""
+    return WEIGHTS / f"{name}.safetensors", WEIGHTS / f"{name}.json"
+
+
+def card(name: str) -> dict:
+    """Read a model's card: recipe, data with digests, quality on 1,000 test images, gate, date, versions, digest.
+
+    Raises ValueError for an unknown name and for a damaged card.
+    """
+    there = names()
+    if name not in there:
+        if name in RECIPES:
+            raise ValueError(f"name: {name} has a recipe but is not built yet; `vaenb zoo build {name}` makes it")
+        raise ValueError(f"name: a model of the zoo expected, got {name!r}{hint(name, there)}")
+    _, path = paths(name)
+    about = files.read_json(path, dict)
+    missing = sorted(_FIELDS - set(about))
+    if missing or about["name"] != name:
+        raise ValueError(f"{path} is damaged: it lacks {', '.join(missing) or 'its own name'}; install vaenb again")
+    return about
+
+
+def load(name: str, device: torch.device | str = "cpu") -> Any:
+    """Give a model of the zoo in evaluation mode, in float32: a `VAE`, or a `Classifier`.
+
+    Raises ValueError for an unknown name, FileNotFoundError where the weights are not there, and DamagedCheckpoint
+    where they are damaged or not those that the card describes.
+    """
+    about = card(name)
+    path, _ = paths(name)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is not there, though its card is; install vaenb again")
+    if files.digest(path) != about["digest"]:
+        raise DamagedCheckpoint(f"{path} is not the file of its card: one was altered; install vaenb again")
+    return read(path, about["recipe"]).to(device)
+
+
+def read(path: Path, described: dict) -> Any:
+    """Read a model of this recipe's description from its weights, as `load` does."""
+    tensors, notes = tensorfile.read(path)
+    if json.loads(notes.get("recipe", "null")) != described:
+        raise DamagedCheckpoint(f"{path} is of another recipe than its card; install vaenb again")
+    model = _untrained(described)
+    tensorfile.check_names_and_shapes(path, tensors, model.state_dict(), type(model).__name__)
+    model.load_state_dict(tensors)  # widens the weights to the model's float32
+    return model.to(memory_format=torch.channels_last).eval()
+
+
+def _untrained(described: dict) -> Any:
+    build = BUILDERS[described["builder"]]
+    with torch.random.fork_rng(devices=[]):  # its random weights are thrown away
+        return build(**described["arguments"])
+
+
+def table() -> str:
+    """Every model with its quality on 1,000 test images, as a Markdown table.
+
+    The ELBO and the KL from the prior are in nats; ELBOs of different likelihoods are not comparable.
+    """
+    lines = [_COLUMNS, ["---"] * len(_COLUMNS)]
+    for name in names():
+        lines.append(_row(card(name)))
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _row(about: dict) -> list[str]:
+    weights, _ = paths(about["name"])
+    made, quality = about["recipe"], about["quality"]
+    arguments = made["arguments"]
+    penalty = f"{arguments['beta']:g} · {arguments['regularizer']}" if "beta" in arguments else "–"
+    return [
+        about["name"],
+        arguments.get("net", made["builder"]),
+        str(arguments.get("latent_dim", "–")),
+        penalty,
+        f"{made['data']}, {made['size']} × {made['size']}",
+        str(made["training"]["epochs"]),
+        _number(quality, "ELBO", ".1f"),
+        _number(quality, "KL", ".1f"),
+        _number(quality, "SSIM", ".3f"),
+        _number(quality, "accuracy", ".3f"),
+        f"{weights.stat().st_size / 1000:.0f}",
+    ]
+
+
+def _number(quality: dict, what: str, shape: str) -> str:
+    return format(quality[what], shape) if what in quality else "–"
