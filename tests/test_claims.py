@@ -488,6 +488,13 @@ def test_a_gate_of_some_cells_does_not_cover_the_others():
     assert finding().why == "no converged gate was recorded on mnist (delta .2, MNIST)"
 
 
+def test_gates_of_different_cells_stand_beside_each_other():
+    run = begin()
+    for cell, well in zip(CELLS, (False, True), strict=True):
+        run.gate(Gate("converged", "conv002a", well, {"gain": 0.0}, (SIM,), (cell,)))
+    assert [gate.passed for gate in claims.read(run.folder).gates] == [False, True]
+
+
 def test_cells_of_a_data_set_come_from_one_run():
     measured(0.05, 0.05)
     run = begin(seeds=tuple(range(200, 206)))

@@ -58,7 +58,6 @@ class Experiment:
         self.seeds = tuple(range(first, first + (count or RUNS[self.profile])))
         self._train = bool(parameters.get("train", False))
         self.device = train.device
-        self.data = train.name
         digests = {train.name: train.digest}
         for images in others.values():
             name = images.name if images.split == "train" else f"{images.name} ({images.split})"

@@ -11,8 +11,6 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-KINDS = ("greater", "less", "equivalent", "not_less", "not_greater")
-
 
 @dataclass(frozen=True)
 class Cell:

@@ -85,8 +85,7 @@ class Run:
         """Store the arrays of one cell of a claim, each (training runs, images, ...); a second call replaces the first.
 
         A primary cell is one of cells.csv, which says its measure, statistic, levels and radii; only a probe has its
-        own.
-        `data` is the run's where it is not given. Raises ValueError for an unknown claim or cell, a probe under a
+        own. `data` is the run's where it is not given. Raises ValueError for an unknown claim or cell, a probe under a
         primary cell's name, missing arrays, shapes that don't fit the run or the statistic, or numbers that are not
         finite; OSError where the folder can't be written. Warns where the statistic is not defined on these arrays
         (an SSIM that never falls so far): they are stored, and the claim is not testable.
@@ -135,11 +134,11 @@ class Run:
         return new
 
     def gate(self, gate: Gate) -> Gate:
-        """Store a gate beside the evidence; a second of the same kind, name and claims replaces the first."""
+        """Store a gate beside the evidence; a second of the same kind, name, claims and cells replaces the first."""
         for claim_id in gate.claims:
             book.find(claim_id)
-        same = (gate.kind, gate.name, gate.claims)
-        others = [old for old in self.gates if (old.kind, old.name, old.claims) != same]
+        same = (gate.kind, gate.name, gate.claims, gate.cells)
+        others = [old for old in self.gates if (old.kind, old.name, old.claims, old.cells) != same]
         self._write(self.records, [*others, gate])
         return gate
 

@@ -216,7 +216,7 @@ def _progress(job: Job, begun: float) -> str | None:
 def write_table(
     path: Path, jobs: list[Job], errors: dict[Job, str], found: dict[Job, list[dict]] | None = None
 ) -> None:
-    """Write what the jobs' folders hold as CSV: parameters, status, claim, data, cell, effect, low, high, n, verdict.
+    """Write what the jobs' folders hold as CSV: parameters, status, and of every recorded cell its estimate.
 
     A run that failed, waits, or recorded nothing has one row without a claim. `found` keeps what finished runs hold
     from one call to the next, which does not read them again.
