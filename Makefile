@@ -44,7 +44,7 @@ endef
 .NOTPARALLEL:
 
 # The notebooks that `make test` executes and compares with what is committed; `make nightly` runs them all.
-TESTED = notebooks/00_start_here.ipynb
+TESTED = notebooks/00_start_here.ipynb notebooks/03_latent_attacks.ipynb
 
 run:
 	@$(call environment,lab); "$$bin/python" -m vaenb run notebooks/00_start_here.ipynb

@@ -39,7 +39,7 @@ pytestmark = [
 # What is tested here are the sliders: `vaenb run` executes the notebooks with the values they are committed with.
 SMALLER = {
     "01_vae_as_probe": {"count": 40, "some": 12, "few": 4, "searches": 1},
-    "03_latent_attacks": {"betas": [], "count": 8},
+    "03_latent_attacks": {"count": 8},
     "04_latent_defences": {"betas": [1.0, 10.0], "count": 8},
     "05_encoder_attacks_hmc": {"betas": [1.0, 4.0], "per_class": 1, "transitions": 50, "adaptive_images": 2},
     "07_diffusion": {"epochs": 2, "lessons": 1, "count": 16, "samples": 20, "few": 4, "radii": [0.1]},
@@ -78,6 +78,10 @@ def lab(tmp_path_factory):
     """A JupyterLab on copies of the notebooks, with a configuration of its own; gives address and token."""
     folder = tmp_path_factory.mktemp("lab")
     shutil.copytree(ROOT / "notebooks", folder / "notebooks", ignore=shutil.ignore_patterns(".*"))
+    for picture in (ROOT / "figures").rglob("*.png"):  # which the notebooks show
+        copy = folder / picture.relative_to(ROOT)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(picture, copy)
     for stem, values in SMALLER.items():
         path = folder / "notebooks" / f"{stem}.ipynb"
         book = nbformat.read(path, 4)
@@ -224,9 +228,7 @@ EXPLORERS = {
         "ECE": {"temperature T": ("ArrowRight", 4), "which images": RIGHT},
         "AUROC": {"false alarms": RIGHT, "detector": RIGHT, "pair": RIGHT},
     },
-    "03_latent_attacks": {
-        "SSIM": {"attack radius ε": ("ArrowRight", 3), "target": RIGHT, "model": RIGHT, "test image": RIGHT}
-    },
+    "03_latent_attacks": {"SSIM": {"attack radius ε": ("ArrowLeft", 3), "weight λ": RIGHT, "test image": RIGHT}},
     "04_latent_defences": {
         "SSIM": {"attack radius ε": ("ArrowRight", 3), "target": RIGHT, "weight β": RIGHT, "test image": RIGHT}
     },

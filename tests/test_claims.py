@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from vaenb import claims, files
 from vaenb.claims import Claim, Gate, gates, ledger, rule, start_run, tables
 from vaenb.claims.evidence import compact
+from vaenb.claims.statistics import evaluate
 from vaenb.stats import Estimate
 
 KINDS = ("greater", "less", "equivalent", "not_less", "not_greater")
@@ -395,14 +396,107 @@ def test_parameters_are_the_plain_values_of_a_notebook():
 # --- gates
 
 
+VULNERABLE = claims.find("001.vulnerable")  # SSIM lost, margin .05
+KLD = VULNERABLE.cell("KLD, MNIST")
+
+
+def curves(lost, runs=1, images=20):
+    """SSIM that falls by `lost` on average over nine radii, in runs that differ by .02."""
+    apart = 0.02 * (np.arange(runs) - (runs - 1) / 2)[:, None, None]
+    fall = np.linspace(0, lost, 9) + apart * np.linspace(0, 1, 9)
+    return {"KLD untargeted SSIM": 0.9 - fall + np.zeros((runs, images, 1))}
+
+
 def test_an_attack_that_more_steps_make_stronger_fails_its_gate():
-    weak = gates.strong_attack(
-        "PGD", lambda steps, restarts: steps / 100, steps=10, restarts=3, margin=0.05, claims=[SIM]
-    )
-    strong = gates.strong_attack("PGD", lambda steps, restarts: 0.3, steps=10, restarts=3, margin=0.05, claims=[SIM])
+    weak = gates.strong_attack(VULNERABLE, [KLD], curves(0.3), curves(0.34))
+    strong = gates.strong_attack(VULNERABLE, [KLD], curves(0.3), curves(0.32))
     assert not weak.passed and strong.passed
-    assert weak.numbers == {"steps": 10, "restarts": 3, "statistic": 0.1, "doubled": 0.2, "allowed": 0.025}
-    assert "FAILED: PGD" in str(weak) and "passed" in str(strong)
+    assert weak.numbers == pytest.approx({"images": 20, "statistic": 0.3, "doubled": 0.34, "allowed": 0.025})
+    assert "FAILED: 001.vulnerable in SSIM, doubled" in str(weak) and "passed" in str(strong)
+    assert weak.covers("001.vulnerable", "KLD, MNIST") and not weak.covers("001.vulnerable", "MMD, MNIST")
+
+
+@pytest.mark.parametrize(
+    "moved, gain, passed", [(0.02, 0.001, True), (0.02, 0.004, False), (0.05, 0.001, True), (0.2, 0.001, False)]
+)
+def test_longer_runs_must_gain_little_and_move_the_statistic_no_more_than_runs_differ(moved, gain, passed):
+    gate = gates.converged(VULNERABLE, [KLD], curves(0.3, runs=5), curves(0.3 + moved), gain)
+    assert gate.passed is passed
+    # the t range of one run beside five: 2.776 · .0316 · √(1 + 1/5)
+    assert gate.numbers["runs differ by"] == pytest.approx(0.0961, abs=1e-4)
+    assert gate.numbers["longer statistic"] - gate.numbers["statistic"] == pytest.approx(moved)
+
+
+def test_with_one_run_only_the_margin_says_how_far_the_statistic_may_move():
+    assert gates.converged(VULNERABLE, [KLD], curves(0.3), curves(0.32), 0.0).passed
+    assert not gates.converged(VULNERABLE, [KLD], curves(0.3), curves(0.33), 0.0).passed
+
+
+def test_a_gate_is_of_the_mean_over_cells_as_the_verdict_is():
+    mmd = VULNERABLE.cell("MMD, MNIST")
+    apart = {}
+    for name, fall in {"KLD": 0.35, "MMD": 0.25}.items():
+        apart[f"{name} untargeted SSIM"] = curves(fall)["KLD untargeted SSIM"]
+    together = {name: curves(0.3)["KLD untargeted SSIM"] for name in apart}
+    gate = gates.strong_attack(VULNERABLE, [KLD, mmd], apart, together)
+    assert gate.passed and gate.cells == ("KLD, MNIST", "MMD, MNIST")
+    assert not gates.strong_attack(VULNERABLE, [KLD], apart, together).passed
+
+
+FADES = claims.find("001.rank.fades")  # (max - min)/mean of three areas: a statistic of each run
+
+
+def test_a_statistic_of_each_run_is_judged_as_the_ledger_computes_it():
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for name in ("KLD", "MMD", "SWT"):
+        arrays[f"{name} untargeted SSIM"] = 0.9 - 0.05 * np.arange(9) + 0.1 * rng.normal(size=(2, 20, 9))
+    cell = FADES.cells[0]
+    gate = gates.converged(FADES, [cell], arrays, {name: array[:1] for name, array in arrays.items()}, 0.0)
+    whole = evaluate(cell.statistic, arrays, radii=cell.radii)
+    assert gate.numbers["statistic"] == pytest.approx(whole.effect) != pytest.approx(whole.array.mean())
+
+
+DIVERSE = claims.find("001.less-diverse")  # at the radius where SSIM has fallen by .3
+
+
+def spread_codes(lost):
+    ssim = 0.9 - np.linspace(0, lost, 9) + np.zeros((1, 20, 1))
+    codes = np.random.default_rng(0).normal(size=(1, 20, 9, 3))
+    return {"KLD untargeted codes": codes, "KLD untargeted SSIM": ssim}
+
+
+def test_where_the_statistic_is_not_defined_there_is_no_gate_or_a_failed_one():
+    cell = DIVERSE.cell("KLD, untargeted, Fashion-MNIST")
+    with pytest.warns(UserWarning, match="no converged gate of 001.less-diverse: ssim: a fall by 0.3"):
+        assert gates.converged(DIVERSE, [cell], spread_codes(0.2), spread_codes(0.5), 0.0) is None
+    failed = gates.strong_attack(DIVERSE, [cell], spread_codes(0.5), spread_codes(0.2))
+    assert failed.kind == "strong attack" and not failed.passed and "a fall by 0.3 expected" in failed.name
+
+
+def test_a_failed_gate_in_one_unit_of_measure_says_nothing_of_another(runs):
+    claim = claims.find("001.rank.mnist")
+    run = begin()
+    for cell in claim.cells:
+        run.record(claim.id, cell.name, {name: np.zeros((5, 100, 5)) for name in cell.arrays})
+    lpips = tuple(cell.name for cell in claim.cells if cell.measure == "LPIPS")
+    run.gate(Gate("converged", "LPIPS", False, {"gain": 1.0}, (claim.id,), lpips))
+    found = {finding.measure: finding for finding in claims.judged(claim, [run])}
+    assert found["LPIPS"].verdict == rule.NOT_TESTABLE
+    assert found["SSIM"].verdict == rule.NO_VERDICT and found["SSIM"].gates == ()
+
+
+def test_recorded_is_of_the_run_that_counts_with_its_probes():
+    claim, data = "001.vulnerable", "mnist"
+    falling = np.linspace(0.9, 0.4, 9) + np.zeros((5, 100, 1))
+    quick, paper = begin(profile="quick", a=1), begin(a=2)
+    assert claims.recorded(claim, data, [quick, paper]) == {}
+    quick.record(claim, "KLD, MNIST", {"KLD untargeted SSIM": falling})
+    assert claims.recorded(claim, data, [quick, paper]) == {}
+    mine = paper.record(claim, "KLD, MNIST", {"KLD untargeted SSIM": falling})
+    probe = paper.record(claim, "weak", {"a": falling[..., 0]}, role="probe", statistic="mean", measure="SSIM")
+    assert claims.recorded(claim, data, [paper, quick]) == {"KLD, MNIST": mine, "weak": probe}
+    assert claims.recorded(claim, "fashion_mnist", [paper]) == {}
 
 
 def test_a_dose_must_differ():

@@ -271,6 +271,9 @@ def test_a_scale_free_curve_is_the_curve_at_the_multiples():
     assert grid[0] == 0 and grid[-1] == pytest.approx(1.2)
     assert torch.allclose(found[:, 0], 1 - 0.5 * grid)
     assert found[:, 1].tolist() == pytest.approx(np.interp(0.5 * grid, RADII, RADII**2).tolist())
+    few, there = scale_free(RADII, values, unit=0.5, reach=1.2, points=4)
+    assert few.tolist() == pytest.approx([0, 0.4, 0.8, 1.2])
+    assert there[:, 0].tolist() == pytest.approx([1, 0.8, 0.6, 0.4])
     assert aaddc_abs(grid, found[:, 0], better="higher") == pytest.approx(1 - 0.5 * 1.2 / 2)
 
 

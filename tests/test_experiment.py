@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from vaenb import claims, data, zoo
-from vaenb.attacks import latent
+from vaenb.attacks import encoder, latent
 from vaenb.checkpoints import trained
 from vaenb.claims import gates
+from vaenb.contract import reconstruct
 from vaenb.experiment import FIRST_SEED, Experiment
 from vaenb.metrics.distortion import dd_curve
 from vaenb.metrics.images import mse, ssim
@@ -72,9 +73,67 @@ def test_curves_are_those_of_direct_calls(experiment, models, test):
     assert found["SSIM"].shape == (2, 6, 3)
     model = models["KLD"][1]
     z = model.posterior(x).mean
-    curve = dd_curve(model, z, RADII, latent.attack, METRICS, restarts=2, steps=3, generator=experiment.rng())
-    for name in METRICS:
-        assert np.allclose(found[name][1], curve.values[name].T, atol=1e-6)
+    away = RADII > 0  # codes are not attacked at radius 0, and the generator draws nothing for them
+    curve = dd_curve(model, z, RADII[away], latent.attack, METRICS, restarts=2, steps=3, generator=experiment.rng())
+    for name, at_zero in {"SSIM": 1.0, "MSE": 0.0}.items():
+        assert np.allclose(found[name][1, :, 1:], curve.values[name].T, atol=1e-6)
+        assert np.allclose(found[name][:, :, 0], at_zero, atol=1e-6)
+    codes = found["codes"]
+    assert codes.shape == (2, 6, 3, 3) and np.allclose(codes[1, :, 0], z.detach())
+    assert (np.linalg.norm(codes - codes[:, :, :1], axis=-1) <= RADII.numpy() + 1e-5).all()
+    with pytest.raises(ValueError, match="radii from 0 expected, got 0.5 first"):
+        experiment.curves(latent.attack, models["KLD"], x, RADII[1:], METRICS)
+
+
+def test_images_are_attacked_in_every_run(experiment, models, test):
+    x = experiment.images(test, 4)
+    search = {"steps": 3, "restarts": 1}
+    found = experiment.image_curves(models["KLD"], x, torch.tensor([0.0, 0.1]), {"SSIM": ssim}, **search)
+    model = models["KLD"][1]
+    attacked = encoder.attack(model, x, eps=0.1, generator=experiment.rng(), **search).adversarial
+    clean, copy = reconstruct(model, x), reconstruct(model, attacked)
+    assert found["SSIM"].shape == (2, 4, 2) and np.allclose(found["own SSIM"][..., 0], 1)
+    assert np.allclose(found["SSIM"][1, :, 1], ssim(x, copy), atol=1e-6)
+    assert np.allclose(found["own SSIM"][1, :, 1], ssim(clean, copy), atol=1e-6)
+
+
+def test_what_a_paper_run_measured_is_not_measured_again(models, train, test, monkeypatch):
+    calls = []
+
+    monkeypatch.setattr("vaenb.experiment.dd_curve", lambda *a, **k: calls.append(1) or dd_curve(*a, **k))
+    x = test.float(slice(0, 4))
+    for profile, count in (("paper", 2), ("paper", 2), ("quick", 4)):  # two runs; kept; not kept
+        run = Experiment("03_latent_attacks", {"num_seeds": 2, "profile": profile}, train=train)
+        found = run.curves(latent.random_direction, models["KLD"], x, RADII, METRICS)
+        assert len(calls) == count and found["SSIM"].shape == (2, 4, 3)
+
+
+def test_every_cell_whose_arrays_are_there_is_recorded_with_its_gates(experiment):
+    ids = ["001.vulnerable", "001.black-target"]
+    falling = np.linspace(0.9, 0.4, 9) + np.zeros((2, 30, 1))
+    arrays = {"KLD untargeted SSIM": falling, "MMD untargeted SSIM": falling, "another": falling}
+    assert experiment.record_all(ids, arrays) == []  # of other data
+    experiment.run.data = "mnist"
+    assert experiment.record_all(ids, arrays) == ["001.vulnerable: KLD, MNIST", "001.vulnerable: MMD, MNIST"]
+    longer = {"KLD untargeted SSIM": falling[:1]}
+    (grown,) = experiment.converged(ids, arrays, longer, 0.001)
+    (strong,) = experiment.strong_attack(ids, arrays, {"KLD untargeted SSIM": falling[:1, :20] ** 2})
+    assert grown.cells == ("KLD, MNIST",)
+    assert grown.passed and not strong.passed and strong.numbers["images"] == 20
+    assert claims.read(experiment.folder).gates == [grown, strong]
+
+
+def test_longer_models_have_four_thirds_of_the_passes(experiment, train, monkeypatch):
+    entry = zoo.Entry("vae", config(train), {"epochs": 3}, "latent attack", data="mnist_small", held_out=3_900)
+    monkeypatch.setattr("vaenb.zoo.recipe", lambda name: entry)
+    models, gain = experiment.longer({"KLD": "mnist/kld"}, progress=False)
+    lessons, held_out = entry.images()
+    recipe = {"seed": FIRST_SEED, "validation": held_out, "progress": False}
+    short, before = trained(vae, config(train), lessons, epochs=3, **recipe)
+    long, after = trained(vae, config(train), lessons, epochs=4, **recipe)
+    assert torch.equal(next(models["KLD"][0].parameters()), next(long.parameters()))
+    fall = before.epochs[-1]["validation_loss"] - after.epochs[-1]["validation_loss"]
+    assert gain == pytest.approx(fall / (32 * 32))
 
 
 def test_measuring_stacks_training_runs(experiment, models, test):

@@ -20,6 +20,7 @@ FLOORS = (
     ("models",),
     ("training",),
     ("checkpoints",),
+    ("measurements",),
     ("metrics",),
     ("attacks",),
     ("defences",),

@@ -131,10 +131,11 @@ def test_the_last_training_images_are_held_out():
 
 
 def test_recipes_build_what_they_describe():
-    for name, entry in recipes.RECIPES.items():
+    for name, entry in (recipes.RECIPES | recipes.FOR_EVIDENCE).items():
         assert entry.statistic in STATISTICS, name
+        assert name.startswith(f"{entry.data}/")
         model = entry.build(**entry.arguments)
-        assert model.image_shape == (1, entry.size, entry.size)
+        assert model.image_shape == (3 if entry.data == "celeba_10k" else 1, entry.size, entry.size)
 
 
 @pytest.mark.parametrize("name", zoo.names())

@@ -59,7 +59,7 @@ def trained(
         model = build(**config).to(data.device)
         description = _describe(build, config, data, full)
         key = hashlib.sha256(description.encode()).hexdigest()[:16]
-        path = _store(folder) / f"{build.__name__}-{key}.safetensors"
+        path = store(folder) / f"{build.__name__}-{key}.safetensors"
         with _locked(path):
             history = _stored(model, path, description)
             if history is None:
@@ -167,31 +167,48 @@ def converged(
     it moves `statistic(model)` by less than half its `margin`; without them only the loss is judged, and the result
     says so. Both models come from the store, see `trained`. Raises ValueError for a recipe without validation images.
     """
-    full = complete(recipe)
-    if full["validation"] is None:
-        raise ValueError("validation: images, or a share of the data to hold out, expected, got None")
     if (statistic is None) != (margin is None):
         raise ValueError(f"statistic, margin: both or none expected, got {statistic!r} and {margin!r}")
     if margin is not None:
         check_number("margin", margin, "a positive number", above=0)
-    epochs = full["epochs"], math.ceil(full["epochs"] * 4 / 3)
-    losses, statistics = [], []
-    for count in epochs:
-        full["epochs"] = count
-        model, history = trained(build, config, data, folder=folder, progress=progress, **full)
-        losses.append(history.epochs[-1]["validation_loss"])
-        if statistic is not None:
-            statistics.append(float(torch.as_tensor(statistic(model)).detach()))
+    (model, history), (longer, more) = lengthened(build, config, data, folder=folder, progress=progress, **recipe)
+    losses = history.epochs[-1]["validation_loss"], more.epochs[-1]["validation_loss"]
+    both = None
+    if statistic is not None:
+        first, second = (float(torch.as_tensor(statistic(found)).detach()) for found in (model, longer))
+        both = first, second
     gain = (losses[0] - losses[1]) / math.prod(data.shape)
-    both = None if statistic is None else (statistics[0], statistics[1])
-    return Converged(epochs, (losses[0], losses[1]), gain, both, margin)
+    return Converged((len(history.epochs), len(more.epochs)), losses, gain, both, margin)
+
+
+def lengthened(
+    build: Callable[..., nn.Module],
+    config: dict,
+    data: ImageSet,
+    *,
+    folder: Path | str | None = None,
+    progress: bool = True,
+    **recipe: Unpack[Recipe],
+) -> list[tuple[nn.Module, History]]:
+    """A recipe's model as `trained` gives it, and one of 4/3 of its passes.
+
+    Raises ValueError for a recipe without validation images.
+    """
+    full = complete(recipe)
+    if full["validation"] is None:
+        raise ValueError("validation: images, or a share of the data to hold out, expected, got None")
+    found = []
+    for passes in (full["epochs"], math.ceil(full["epochs"] * 4 / 3)):
+        full["epochs"] = passes
+        found.append(trained(build, config, data, folder=folder, progress=progress, **full))
+    return found
 
 
 def _describe(build: Callable, config: dict, data: ImageSet, recipe: Recipe) -> str:
     """Everything that is decided about the weights, defaults included, as one line of JSON."""
     call = inspect.signature(build).bind(**config)
     call.apply_defaults()
-    what = {"format": _FORMAT, "build": _name(build), "config": call.arguments, "data": data.digest, **recipe}
+    what = {"format": _FORMAT, "build": code_name(build), "config": call.arguments, "data": data.digest, **recipe}
     what["validation"] = named(recipe["validation"])
     try:
         return json.dumps(what, sort_keys=True, default=files.plain)
@@ -199,8 +216,11 @@ def _describe(build: Callable, config: dict, data: ImageSet, recipe: Recipe) -> 
         raise TypeError(f"config: plain values expected (numbers, strings, lists), to be stored: {reason}") from None
 
 
-def _name(build: Callable) -> str:
-    """Name a builder; of one that may change, its file's (or notebook cell's) source counts, not what that imports."""
+def code_name(build: Callable) -> str:
+    """Name a function or class; of one that may change, its file's (or notebook cell's) source counts, too.
+
+    What that imports does not. Raises TypeError for one that is not at a module's top level.
+    """
     name = getattr(build, "__qualname__", "")
     if not name or "<" in name:
         raise TypeError(f"build: a named function or class at a module's top level expected, got {build!r}")
@@ -210,7 +230,8 @@ def _name(build: Callable) -> str:
     return f"{build.__module__}.{name} {hashlib.sha256(source.encode()).hexdigest()[:12]}"
 
 
-def _store(folder: Path | str | None) -> Path:
+def store(folder: Path | str | None = None) -> Path:
+    """The folder of the checkpoint store."""
     return files.expanded(folder or os.environ.get("VAENB_CACHE") or files.cache_folder("models"))
 
 

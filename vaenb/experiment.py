@@ -6,7 +6,9 @@ curves = experiment.curves(latent.attack, models["KLD"], x, radii, {"SSIM": ssim
 experiment.record("001.black-target", "KLD", {"output": ...})
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +18,25 @@ import torch
 from torch import Tensor, nn
 
 from vaenb import claims, plots, zoo
-from vaenb.checkpoints import trained
-from vaenb.checks import check_choice, check_counts, check_whole
-from vaenb.claims import Gate, tables
-from vaenb.contract import LatentModel
+from vaenb.attacks import encoder
+from vaenb.checkpoints import lengthened, trained
+from vaenb.checks import check_choice, check_counts, check_radii, check_whole
+from vaenb.claims import Cell, Claim, Gate, gates, tables
+from vaenb.contract import LatentModel, reconstruct
 from vaenb.data import ImageSet
 from vaenb.distributions import seeded
-from vaenb.metrics.distortion import dd_curve
-from vaenb.metrics.images import LPIPS, WeightsUnavailable, ms_ssim, mse, psnr, ssim
+from vaenb.measurements import kept
+from vaenb.metrics.distortion import dd_curve, measure_distortion
+from vaenb.metrics.images import LPIPS, WeightsUnavailable, brightness, ms_ssim, mse, psnr, ssim
 from vaenb.training import Recipe
 from vaenb.zoo import FIRST_SEED
 
 RUNS = {"quick": 1, "paper": 5}
-_METRICS = {"SSIM": ssim, "MS-SSIM": ms_ssim, "MSE": mse, "PSNR": psnr}
+_METRICS = {"SSIM": ssim, "MS-SSIM": ms_ssim, "MSE": mse, "PSNR": psnr, "brightness": brightness}
+
+
+def _measured_anew(compute: Callable, **about) -> dict[str, Tensor]:
+    return compute()
 
 
 class Experiment:
@@ -133,7 +141,7 @@ class Experiment:
         return np.stack(found)
 
     def metrics(self, *names: str) -> dict[str, Callable]:
-        """Similarities of images by name: SSIM, MS-SSIM, MSE, PSNR, LPIPS.
+        """Measures of two images by name: SSIM, MS-SSIM, MSE, PSNR, LPIPS, and the second one's brightness.
 
         LPIPS, with SqueezeNet, is left out where its weights are not at hand, and a line says how to get them.
         """
@@ -163,20 +171,138 @@ class Experiment:
         metrics: Mapping[str, Callable],
         **search,
     ) -> dict[str, np.ndarray]:
-        """Attack the codes of x in every training run at all radii: of each metric (S, N, K).
+        """Attack the codes of x in every training run at all radii, 0 and up: of each metric (S, N, K).
 
-        attack: as those of `attacks.latent`, and `search` its further keywords, such as target and restarts.
+        attack: as those of `attacks.latent`, and `search` its further keywords, such as target and restarts. Beside
+        the metrics there are the attacked "codes" (S, N, K, D), the first of them not attacked.
         """
-        found: dict[str, list[np.ndarray]] = {name: [] for name in metrics}
-        for model, z in zip(models, self.codes(models, x), strict=True):
-            curve = dd_curve(model, z, radii, attack, metrics, chunk=512, generator=self.rng(), **search)
+
+        def measured(model: LatentModel) -> dict[str, Tensor]:
+            (z,) = self.codes([model], x)
+            curve = dd_curve(model, z, radii[1:], attack, metrics, chunk=512, generator=self.rng(), **search)
+            found = {"codes": torch.cat([z[None], curve.adversarial]).transpose(0, 1)}
+            at_zero = measure_distortion(model.decode, z, z, metrics, chunk=512)
             for name, values in curve.values.items():
-                found[name].append(values.T.cpu().numpy())
+                found[name] = torch.cat([at_zero[name], values]).T
+            return found
+
+        if radii[0] != 0:
+            raise ValueError(f"radii: radii from 0 expected, got {radii[0]:g} first")
+        return self._of_runs(measured, models, attack=attack, x=x, radii=radii, metrics=metrics, search=search)
+
+    def image_curves(
+        self, models: Sequence[LatentModel], x: Tensor, deltas: Tensor, metrics: Mapping[str, Callable], **search
+    ) -> dict[str, np.ndarray]:
+        """Attack images x (`encoder.attack`) in every training run within each of `deltas`, L∞, and reconstruct.
+
+        Of each metric (S, N, K): "SSIM", of the attacked image's reconstruction with the image itself, and "own SSIM",
+        with the reconstruction of the image.
+        """
+
+        check_radii(deltas)
+
+        def measured(model: LatentModel) -> dict[str, Tensor]:
+            clean = reconstruct(model, x)
+            found: dict[str, list[Tensor]] = {}
+            for delta in deltas.tolist():
+                attacked = x
+                if delta > 0:
+                    attacked = encoder.attack(model, x, eps=delta, generator=self.rng(), **search).adversarial
+                copy = reconstruct(model, attacked)
+                for name, metric in metrics.items():
+                    found.setdefault(name, []).append(metric(x, copy))
+                    found.setdefault(f"own {name}", []).append(metric(clean, copy))
+            return {name: torch.stack(values, dim=1) for name, values in found.items()}
+
+        return self._of_runs(measured, models, attack=encoder.attack, x=x, radii=deltas, metrics=metrics, search=search)
+
+    def _of_runs(self, measured: Callable, models: Sequence[Any], **about) -> dict[str, np.ndarray]:
+        """Measure every training run, (S, ...); in the paper profile what was measured before is not done again."""
+        found: dict[str, list[np.ndarray]] = {}
+        for model in models:
+            measure: Callable = kept if self.profile == "paper" else _measured_anew
+            arrays = measure(partial(measured, model), model=model, seed=self.seeds[0], **about)
+            for name, values in arrays.items():
+                found.setdefault(name, []).append(values.cpu().numpy())
         return {name: np.stack(runs) for name, runs in found.items()}
 
     def record(self, claim: str, cell: str, arrays: Mapping[str, np.ndarray | Tensor], **about) -> None:
         """Record the arrays (S, N, ...) of a claim's cell, see `claims.Run.record`."""
         self.run.record(claim, cell, arrays, **about)
+
+    def record_all(self, ids: Iterable[str], arrays: Mapping[str, np.ndarray], **settings) -> list[str]:
+        """Record every primary cell of these claims whose arrays (by the names of cells.csv) are there.
+
+        Cells of other data than are trained on are left out, so that a small set records nothing. Gives their names.
+        """
+        recorded = []
+        for claim, cell in self._cells(ids, arrays):
+            own = {name: arrays[name] for name in cell.arrays}
+            self.record(claim.id, cell.name, own, settings=settings)
+            recorded.append(f"{claim.id}: {cell.name}")
+        return recorded
+
+    def longer(self, names: Mapping[str, str], *, progress: bool = True) -> tuple[dict[str, list[Any]], float]:
+        """Models as `zoo` gives, of the first seed, trained for 4/3 of their passes; and the gain in nats a pixel.
+
+        The gain is the largest fall of the loss on the recipes' validation images.
+        """
+        models: dict[str, list[Any]] = {}
+        gains = []
+        for label, name in names.items():
+            entry = zoo.recipe(name)
+            lessons, held_out = (images.to(self.device) for images in entry.images())
+            recipe: Recipe = {**entry.training, "seed": self.seeds[0], "validation": held_out}
+            (_, before), (model, after) = lengthened(entry.build, entry.arguments, lessons, progress=progress, **recipe)
+            models[label] = [model]
+            losses = [history.epochs[-1]["validation_loss"] for history in (before, after)]
+            gains.append((losses[0] - losses[1]) / math.prod(lessons.shape))
+        return models, max(gains)
+
+    def converged(
+        self, ids: Iterable[str], arrays: Mapping[str, np.ndarray], longer: Mapping[str, np.ndarray], gain: float
+    ) -> list[Gate]:
+        """Store the gates *converged* of these claims: of their cells' arrays, and those of `longer` models, see there.
+
+        There is one for each unit of measure, and none where a statistic is not defined on `arrays`.
+        """
+        found = []
+        for claim, cells in self._measures(ids, arrays, longer):
+            found.append(gates.converged(claim, cells, arrays, longer, gain))
+        return [self.gate(gate) for gate in found if gate]
+
+    def strong_attack(
+        self, ids: Iterable[str], arrays: Mapping[str, np.ndarray], stronger: Mapping[str, np.ndarray]
+    ) -> list[Gate]:
+        """Store the gates *strong attack* of these claims, as `converged` does.
+
+        `stronger` are arrays of doubled steps and restarts, of the first runs and images of `arrays`.
+        """
+        weaker = {}
+        for name in arrays.keys() & stronger.keys():
+            runs, images = stronger[name].shape[:2]
+            weaker[name] = arrays[name][:runs, :images]
+        found = []
+        for claim, cells in self._measures(ids, weaker, stronger):
+            found.append(gates.strong_attack(claim, cells, weaker, stronger))
+        return [self.gate(gate) for gate in found if gate]
+
+    def _measures(self, ids: Iterable[str], *arrays: Mapping[str, np.ndarray]) -> Iterator[tuple[Claim, list[Cell]]]:
+        """The claims, each with its cells of one unit of measure."""
+        groups: dict[tuple[str, str], list[Cell]] = {}
+        for claim, cell in self._cells(ids, *arrays):
+            groups.setdefault((claim.id, cell.measure), []).append(cell)
+        for (claim_id, _), cells in groups.items():
+            yield claims.find(claim_id), cells
+
+    def _cells(self, ids: Iterable[str], *arrays: Mapping[str, np.ndarray]) -> Iterator[tuple[Claim, Cell]]:
+        """The primary cells of these claims that are measured on this run's data, and whose arrays are in each."""
+        for claim_id in ids:
+            claim = claims.find(claim_id)
+            for cell in claim.cells:
+                there = all(set(cell.arrays) <= set(found) for found in arrays)
+                if there and self.run.data in cell.parts:
+                    yield claim, cell
 
     def gate(self, gate: Gate) -> Gate:
         """Store a gate beside the evidence, and give it back to be shown."""

@@ -4,7 +4,7 @@ from vaenb.claims import gates, rule, tables
 from vaenb.claims.book import Cell, Claim, find, images, load
 from vaenb.claims.evidence import PROFILES, UNFINISHED, Record, Run, found, parameters, read, start_run
 from vaenb.claims.gates import Gate
-from vaenb.claims.verdicts import Finding, judged, ledger, measured
+from vaenb.claims.verdicts import Finding, judged, ledger, measured, recorded
 from vaenb.claims.verify import verify
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "measured",
     "parameters",
     "read",
+    "recorded",
     "rule",
     "start_run",
     "tables",

@@ -4,11 +4,21 @@ A model that had not converged, an attack that more steps would make stronger, o
 about a claim: it is "not testable here", and the gate says why.
 """
 
-from collections.abc import Callable, Iterable
+import math
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from vaenb.checkpoints import Converged
-from vaenb.checks import check_choice, check_counts, check_number
+import numpy as np
+from scipy.special import stdtrit
+
+from vaenb.checkpoints import LARGEST_GAIN
+from vaenb.checks import NotDefined, check_choice, check_number
+from vaenb.claims.book import Cell, Claim
+from vaenb.claims.statistics import PER_RUN, evaluate
+from vaenb.stats import Values
+
+Array = np.ndarray
 
 KINDS = ("converged", "strong attack", "dose")
 
@@ -45,31 +55,91 @@ class Gate:
         return f"{self.kind} gate {'passed' if self.passed else 'FAILED'}: {self.name} ({told})"
 
 
-def converged(name: str, found: Converged, *, claims: Iterable[str], cells: Iterable[str] = ()) -> Gate:
-    """A recipe's gate from `checkpoints.converged`: four thirds of its passes change next to nothing."""
-    return Gate("converged", name, found.passed, found.numbers, tuple(claims), tuple(cells))
+def converged(
+    claim: Claim, cells: Sequence[Cell], arrays: Mapping[str, Array], longer: Mapping[str, Array], gain: float
+) -> Gate | None:
+    """Whether runs of four thirds of the passes give the same mean of some primary cells in one unit of measure.
+
+    arrays: the cells', and `longer` those of longer runs. `gain` is these runs' in nats a pixel, on validation images;
+    it must stay below `LARGEST_GAIN`. The mean over the cells may move by half the claim's margin, or by what runs of
+    one length differ by (the 95 % t range), where that is more: a move within it says nothing of the length. None where
+    a statistic is not defined on `arrays`; a gate that fails where it is not on the longer runs'.
+    """
+    fixed = {"gain in nats a pixel": float(gain), "allowed gain": LARGEST_GAIN, "allowed": claim.margin / 2}
+    both = _before_and_after("converged", "4/3 of the passes", claim, cells, arrays, longer, fixed)
+    if not isinstance(both, tuple):
+        return both
+    runs, others = both
+    move = float(others.mean() - runs.mean())
+    noise = 0.0
+    if len(runs) > 1:
+        error = runs.std(ddof=1) * math.sqrt(1 / len(runs) + 1 / len(others))
+        noise = float(stdtrit(len(runs) - 1, 0.975) * error)
+    numbers = {"statistic": float(runs.mean()), "longer statistic": float(others.mean()), "runs differ by": noise}
+    passed = bool(gain < LARGEST_GAIN and abs(move) < max(claim.margin / 2, noise))
+    return _gate("converged", "4/3 of the passes", claim, cells, passed, fixed | numbers)
 
 
 def strong_attack(
-    name: str,
-    measure: Callable[[int, int], float],
-    *,
-    steps: int,
-    restarts: int,
-    margin: float,
-    claims: Iterable[str],
-    cells: Iterable[str] = (),
-) -> Gate:
-    """Whether doubled steps and restarts move the primary statistic by less than half its margin.
+    claim: Claim, cells: Sequence[Cell], arrays: Mapping[str, Array], stronger: Mapping[str, Array]
+) -> Gate | None:
+    """Whether doubled steps and restarts move the mean of some primary cells by less than half the claim's margin.
 
-    measure(steps, restarts): attack some 20 images with this budget, and give the claim's statistic.
+    Both are arrays of the cells, of the same runs and images; some 20 images of one run will do. None, and an
+    undefined statistic, as in `converged`.
     """
-    check_counts(steps=steps, restarts=restarts)
-    check_number("margin", margin, "the claim's margin, a positive number", above=0)
-    before = float(measure(steps, restarts))
-    after = float(measure(2 * steps, 2 * restarts))
-    numbers = {"steps": steps, "restarts": restarts, "statistic": before, "doubled": after, "allowed": margin / 2}
-    return Gate("strong attack", name, abs(after - before) < margin / 2, numbers, tuple(claims), tuple(cells))
+    fixed = {"images": len(arrays[cells[0].arrays[0]][0]), "allowed": claim.margin / 2}
+    both = _before_and_after("strong attack", "doubled", claim, cells, arrays, stronger, fixed)
+    if not isinstance(both, tuple):
+        return both
+    before, after = (float(runs.mean()) for runs in both)
+    passed = abs(after - before) < claim.margin / 2
+    return _gate("strong attack", "doubled", claim, cells, passed, fixed | {"statistic": before, "doubled": after})
+
+
+def _before_and_after(
+    kind: str,
+    tried: str,
+    claim: Claim,
+    cells: Sequence[Cell],
+    arrays: Mapping[str, Array],
+    others: Mapping[str, Array],
+    numbers: dict[str, float],
+) -> tuple[Array, Array] | Gate | None:
+    """The cells' mean statistic in each run before and after; what `converged` says of one that is not defined."""
+    try:
+        before = _statistics(cells, arrays)
+    except NotDefined as reason:
+        warnings.warn(f"no {kind} gate of {claim.id}: {reason}", stacklevel=3)
+        return None
+    try:
+        return before, _statistics(cells, others)
+    except NotDefined as reason:
+        return _gate(kind, f"{tried}: {reason}", claim, cells, False, numbers)
+
+
+def _statistics(cells: Sequence[Cell], arrays: Mapping[str, Array]) -> Array:
+    """The mean of the cells' statistics in each run: (S,)."""
+    found = []
+    for cell in cells:
+        own = {name: arrays[name] for name in cell.arrays}
+        if cell.statistic in PER_RUN:
+            runs = range(len(next(iter(own.values()))))
+            each = [_evaluated(cell, {name: array[[run]] for name, array in own.items()}) for run in runs]
+            found.append(np.array([values.effect for values in each], dtype=float))
+        else:
+            values = _evaluated(cell, own)
+            found.append(np.median(values.array, 1) if values.median else values.array.mean(1))
+    return np.mean(found, axis=0)
+
+
+def _evaluated(cell: Cell, arrays: Mapping[str, Array]) -> Values:
+    return evaluate(cell.statistic, arrays, levels=cell.levels, radii=cell.radii)
+
+
+def _gate(kind: str, tried: str, claim: Claim, cells: Sequence[Cell], passed: bool, numbers: dict[str, float]) -> Gate:
+    names = tuple(cell.name for cell in cells)
+    return Gate(kind, f"{claim.id} in {cells[0].measure}, {tried}", passed, numbers, (claim.id,), names)
 
 
 def dose(
@@ -84,4 +154,5 @@ def dose(
     """Whether what the claim varies does vary: two values of it that lie at least `least` apart."""
     check_number("least", least, "the least difference that is a dose, a positive number", above=0)
     numbers = {"without": float(without), "with": float(with_it), "least": least}
-    return Gate("dose", name, abs(with_it - without) >= least, numbers, tuple(claims), tuple(cells))
+    passed = bool(abs(with_it - without) >= least)
+    return Gate("dose", name, passed, numbers, tuple(claims), tuple(cells))

@@ -115,7 +115,7 @@ def judged(claim: Claim, runs: Sequence[Run]) -> list[Finding]:
             claimed=_named(names, estimates, claimed),
             other=_named(names, estimates, other),
             notebooks=tuple(sorted({run.notebook for run in used})),
-            gates=tuple(gate for run in used for gate in run.gates if claim.id in gate.claims),
+            gates=_gates_of(claim, cells, used),
         )
         why_not = _unjudged(finding, cells, sources, undefined)
         verdict, why = why_not or _verdict(finding, groups)
@@ -153,10 +153,34 @@ def _runs_of(cells: Sequence[Cell], sources: dict[tuple[str, str], Source]) -> l
     return list(used.values())
 
 
+def _gates_of(claim: Claim, cells: Sequence[Cell], runs: Sequence[Run]) -> tuple[Gate, ...]:
+    """The runs' gates of any of these cells."""
+    found = []
+    for run in runs:
+        for gate in run.gates:
+            if any(gate.covers(claim.id, cell.name) for cell in cells):
+                found.append(gate)
+    return tuple(found)
+
+
 def _named(names: Sequence[str], estimates: dict[str, Estimate], chosen: Sequence[bool]) -> tuple[str, ...]:
     """Those of the names that were chosen among all estimates."""
     yes = [name for name, is_chosen in zip(estimates, chosen, strict=True) if is_chosen]
     return tuple(name for name in names if name in yes)
+
+
+def recorded(claim_id: str, data: str, runs: Sequence[Run]) -> dict[str, Record]:
+    """The records, by cell, of the paper run that counts for a claim on a data set, probes too; none: {}."""
+    counting = set()
+    for (_, of_data), (run, _) in _sources(book.find(claim_id), runs).items():
+        if of_data == data and run.profile == "paper":
+            counting.add(run.folder)
+    found = {}
+    for run in runs:
+        for record in run.records:
+            if run.folder in counting and record.claim == claim_id and record.data == data:
+                found[record.cell] = record
+    return found
 
 
 def measured(run: Run) -> list[dict]:

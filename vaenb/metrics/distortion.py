@@ -168,21 +168,23 @@ def spread(latents: Tensor) -> Tensor:
     return widened(latents).std(0).square().mean().sqrt()
 
 
-def scale_free(radii: Tensor, values: Tensor, *, unit: float, reach: float) -> tuple[Tensor, Tensor]:
+def scale_free(radii: Tensor, values: Tensor, *, unit: float, reach: float, points: int = 50) -> tuple[Tensor, Tensor]:
     """Redraw a curve over multiples of a model's own `unit`, such as its codes' `spread`, from 0 to `reach`.
 
-    `values` is (K,) or (K, N) at radii (K,) from 0. Gives 50 multiples and the values there, linearly interpolated, as
-    `aaddc_abs` takes them. To compare models, take one `reach` for all: the smallest of their radii[-1] / unit.
+    `values` is (K,) or (K, N) at radii (K,) from 0. Gives `points` multiples and the values there, linearly
+    interpolated, as `aaddc_abs` takes them. To compare models, take one `reach` for all: the smallest of their
+    radii[-1] / unit.
     """
     check_radii(radii, least=2)
     check_curve(values, "values", radii)
+    check_whole("points", points, least=2)
     for name, value in (("unit", unit), ("reach", reach)):
         check_number(name, value, "a positive number", above=0)
     values = widened(values)
     own = radii.to(values) / unit
     if radii[0] != 0 or reach > own[-1] * (1 + 1e-5):
         raise ValueError(f"reach: radii from 0 to {reach:g} units expected, measured are {own[0]:.3g} to {own[-1]:.3g}")
-    grid = torch.linspace(0, min(reach, own[-1].item()), 50, dtype=own.dtype, device=own.device)
+    grid = torch.linspace(0, min(reach, own[-1].item()), points, dtype=own.dtype, device=own.device)
     right = torch.searchsorted(own, grid).clamp(1, len(own) - 1)
     left = right - 1
     weight = (grid - own[left]) / (own[right] - own[left])

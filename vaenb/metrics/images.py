@@ -42,6 +42,13 @@ def mse(a: Tensor, b: Tensor) -> Tensor:
 
 
 @no_autocast
+def brightness(a: Tensor, b: Tensor) -> Tensor:
+    """Mean of b over channels and pixels, in [0, 1]: what an attack towards black lowers; a is not looked at."""
+    _, b = _pair(a, b)
+    return b.flatten(1).mean(1)
+
+
+@no_autocast
 def psnr(a: Tensor, b: Tensor) -> Tensor:
     """Peak signal-to-noise ratio −10 log₁₀ MSE in dB; larger is more alike, inf for equal images (no gradient)."""
     a, b = _pair(a, b)

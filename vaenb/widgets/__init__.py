@@ -9,6 +9,8 @@ from vaenb.widgets.ood import ContrastExplorer, DetectorExplorer
 from vaenb.widgets.penalty import PenaltyExplorer
 from vaenb.widgets.probe import ConsistencyExplorer, TemperatureExplorer
 from vaenb.widgets.repair import RepairExplorer
+from vaenb.widgets.two_attacks import TwoAttacksExplorer
+from vaenb.widgets.units import UnitExplorer
 
 __all__ = [
     "ConsistencyExplorer",
@@ -19,4 +21,6 @@ __all__ = [
     "PenaltyExplorer",
     "RepairExplorer",
     "TemperatureExplorer",
+    "TwoAttacksExplorer",
+    "UnitExplorer",
 ]

@@ -6,8 +6,10 @@ from itertools import product
 from typing import Any
 
 import ipywidgets as ipw
+import torch
 from torch import Tensor
 
+from vaenb.metrics.distortion import DDCurve
 from vaenb.plots import COLORS, tile
 
 _START = (
@@ -30,7 +32,7 @@ class Explorer:
     def __init__(self, caption: str, picture: str = "png") -> None:
         """Lay it out and draw it; the attributes that are sliders by now stand on top."""
         parts = vars(self).values()
-        sliders = [part for part in parts if isinstance(part, ipw.SelectionSlider)]
+        sliders = [part for part in parts if isinstance(part, (ipw.ToggleButtons, ipw.SelectionSlider))]
         self.picture = ipw.Image(format=picture)
         self.curve = ipw.Image(format="svg+xml")
         self.numbers = ipw.HTML(layout=ipw.Layout(min_width="34em"))
@@ -72,6 +74,17 @@ def check_pairs(name: str, results: Mapping, models: Iterable, pair: str) -> lis
     return others
 
 
+def check_curves(name: str, curves: Iterable[DDCurve], x: Tensor) -> Tensor:
+    """Refuse curves of other images than x (N, C, H, W), without SSIM, or of different radii; give the radii (K,)."""
+    curves = list(curves)
+    radii = curves[0].radii
+    for curve in curves:
+        fits = torch.equal(curve.radii, radii) and curve.adversarial.shape[:2] == (len(radii), len(x))
+        if not fits or radii[0] != 0 or "SSIM" not in curve.values:
+            raise ValueError(f"{name}: the same radii from 0, SSIM and {len(x)} images as in x expected in each")
+    return radii
+
+
 def enlarged(*rows: Tensor, width: int) -> bytes:
     """Rows of images (n, C, H, W) as one PNG, each image about `width` pixels wide."""
     zoom = max(1, width // rows[0].shape[-1])
@@ -101,6 +114,7 @@ class Chart:
 
     width, height = 390, 240
     left, right, bottom, top = 60, 370, 200, 20
+    legend = 22  # height of its first line
 
     def __init__(self, xs: Range, ys: Range, x_title: str, y_title: str) -> None:
         self.xs, self.ys = xs, ys
@@ -123,8 +137,11 @@ class Chart:
         """Draw a dashed line, to compare with."""
         self.line(xs, ys, color, f'{_SOLID}stroke-dasharray="6 4" ')
 
-    def dot(self, x: float, y: float) -> None:
-        self.marks.append(circle(self.x(x), self.y(y), COLORS[1]))
+    def dot(self, x: float, y: float, color: str = COLORS[1]) -> None:
+        self.marks.append(circle(self.x(x), self.y(y), color))
+
+    def ring(self, x: float, y: float, color: str) -> None:
+        self.marks.append(circle(self.x(x), self.y(y), "none", f' stroke="{color}" stroke-width="2"'))
 
     def one_of_many(self, xs: Numbers, values: Tensor, i: int, at: int, one: str, mean: str) -> bytes:
         """Draw the line of one image i of values (K, N) with a dot on it, before the mean of all, grey and dashed."""
@@ -133,6 +150,10 @@ class Chart:
         self.line(xs, chosen, COLORS[0])
         self.dot(xs[at], chosen[at])
         return self.svg((one, COLORS[0]), (f"{mean}, dashed", "#666"))
+
+    def make_room(self) -> None:
+        """Move the curves down, below a legend of up to five lines."""
+        self.height, self.bottom, self.top = 310, 270, 100
 
     def svg(self, *legend: tuple[str, str]) -> bytes:
         """The whole picture; `legend` holds (text, colour) from the top right down."""
@@ -151,7 +172,7 @@ class Chart:
         parts += self.marks
         for k, (label, color) in enumerate(legend):
             style = f'{_END} fill="{color}"'
-            parts.append(text(self.right, self.top + 2 + 16 * k, label, style))
+            parts.append(text(self.right, self.legend + 16 * k, label, style))
         return drawing(self.width, self.height, parts)
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from vaenb.contract import LatentModel
 from vaenb.metrics.distortion import DDCurve
-from vaenb.widgets.chart import LAZY, Chart, Explorer, check_pairs, enlarged, slider_of
+from vaenb.widgets.chart import LAZY, Chart, Explorer, check_curves, check_pairs, enlarged, slider_of
 
 Name = float | str
 
@@ -29,11 +29,7 @@ class LatentAttackExplorer(Explorer):
         unit: str = "latent units",
     ) -> None:
         targets = check_pairs("curves", curves, models, "(model, target)")
-        radii = next(iter(curves.values())).radii
-        for curve in curves.values():
-            fits = torch.equal(curve.radii, radii) and curve.adversarial.shape[1] == len(x)
-            if not fits or radii[0] != 0 or "SSIM" not in curve.values:
-                raise ValueError(f"curves: the same radii from 0, SSIM and {len(x)} images as in x expected in each")
+        radii = check_curves("curves", curves.values(), x)
         self.models, self.curves = models, curves
         self.x, self.unit = x.cpu(), unit
         self._decoded = lru_cache(maxsize=64)(self._decode)

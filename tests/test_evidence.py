@@ -1,0 +1,35 @@
+"""The zoo's models are the evidence's first training run, in float16: they give its first column again."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from vaenb import claims, data, zoo
+from vaenb.attacks import latent
+from vaenb.distributions import seeded
+from vaenb.metrics.distortion import dd_curve
+from vaenb.metrics.images import ssim
+
+FIGURES = Path(__file__).parents[1] / "figures"
+
+
+@pytest.mark.parametrize("label", ["KLD", "MMD", "SWT"])
+def test_a_stored_model_gives_the_first_run_of_the_evidence(label):
+    evidence = claims.found([FIGURES])
+    record = claims.recorded("001.vulnerable", "mnist", evidence).get(f"{label}, MNIST")
+    if record is None:
+        pytest.skip("there is no evidence in figures/ yet")
+    try:
+        test = data.load("mnist", split="test", size=32, download=False)
+    except data.DatasetUnavailable:
+        pytest.skip("all of MNIST is not there (VAENB_DATA)")
+    x = test.float(torch.tensor(claims.images()["mnist"][:100]))
+    model = zoo.load(f"mnist/{label.lower()}")
+    with torch.no_grad():
+        z = model.posterior(x).mean
+    radii = torch.tensor(record.radii)[1:]
+    search = {"steps": 10, "restarts": 3, "generator": seeded(zoo.FIRST_SEED, "cpu")}
+    curve = dd_curve(model, z, radii, latent.attack, {"SSIM": ssim}, chunk=512, **search)
+    (arrays,) = record.arrays.values()
+    assert curve.values["SSIM"].mean(1).numpy() == pytest.approx(arrays[0, :, 1:].mean(0), abs=0.003)

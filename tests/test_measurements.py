@@ -1,0 +1,84 @@
+"""What was measured is kept beside the checkpoints, for all that it depends on and nothing else."""
+
+import pytest
+import torch
+from torch import nn
+
+from vaenb.measurements import kept
+from vaenb.metrics.images import mse, ssim
+
+
+@pytest.fixture(autouse=True)
+def store(tmp_path, monkeypatch):
+    monkeypatch.setenv("VAENB_CACHE", str(tmp_path))
+    return tmp_path
+
+
+class Wrapped(nn.BatchNorm1d):
+    """Another decoder over the same weights."""
+
+
+def seeded_net(kind=nn.BatchNorm1d):
+    """One of BatchNorm, whose count of batches is a number without a shape."""
+    torch.manual_seed(0)
+    return kind(2)
+
+
+BASE = {"model": seeded_net(), "x": torch.zeros(3), "search": {"steps": 1}, "metrics": {"a": mse}, "seed": 100}
+OTHERS = {
+    "search": {"search": {"steps": 2}},
+    "images": {"x": torch.ones(3)},
+    "number of images": {"x": torch.zeros(2)},
+    "precision": {"x": torch.zeros(3, dtype=torch.float64)},
+    "weights": {"model": nn.BatchNorm1d(2, affine=False)},
+    "class": {"model": seeded_net(Wrapped)},
+    "metric of the same name": {"metrics": {"a": ssim}},
+    "metric's net": {"metrics": {"a": seeded_net()}},
+    "seed": {"seed": 101},
+}
+
+
+def counting(calls):
+    def compute():
+        calls.append(1)
+        return {"SSIM": torch.full((3,), float(len(calls)))}
+
+    return compute
+
+
+@pytest.mark.parametrize("change", OTHERS.values(), ids=OTHERS)
+def test_it_is_measured_again_where_something_differs(change):
+    calls = []
+    for about in (BASE, BASE, BASE | change, BASE, BASE | change):
+        kept(counting(calls), **about)
+    assert len(calls) == 2
+
+
+def test_what_is_kept_is_what_was_computed():
+    first = kept(counting([]), **BASE)
+    assert torch.equal(kept(counting([0, 0]), **BASE)["SSIM"], first["SSIM"])
+
+
+@pytest.mark.parametrize("unnamed", [lambda a, b: a, object()])
+def test_of_what_has_no_name_nothing_is_kept(unnamed, store):
+    calls = []
+    for _ in range(2):
+        assert kept(counting(calls), **BASE, distance=unnamed)["SSIM"][0] == len(calls)
+    assert len(calls) == 2 and not list(store.glob("measured-*"))
+
+
+def test_a_damaged_file_is_measured_again(store):
+    calls = []
+    kept(counting(calls), **BASE)
+    (path,) = store.glob("measured-*.safetensors")
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.warns(UserWarning, match="it is measured again"):
+        kept(counting(calls), **BASE)
+    assert len(calls) == 2
+
+
+def test_what_can_not_be_kept_is_still_given(store, monkeypatch):
+    (store / "file").write_text("")
+    monkeypatch.setenv("VAENB_CACHE", str(store / "file"))
+    with pytest.warns(UserWarning, match="could not be kept"):
+        assert kept(counting([]), **BASE)["SSIM"].tolist() == [1, 1, 1]
