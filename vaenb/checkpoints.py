@@ -177,8 +177,13 @@ def converged(
     if statistic is not None:
         first, second = (float(torch.as_tensor(statistic(found)).detach()) for found in (model, longer))
         both = first, second
-    gain = (losses[0] - losses[1]) / math.prod(data.shape)
-    return Converged((len(history.epochs), len(more.epochs)), losses, gain, both, margin)
+    return Converged((len(history.epochs), len(more.epochs)), losses, gain(history, more, data), both, margin)
+
+
+def gain(before: History, after: History, data: ImageSet) -> float:
+    """How much lower the last validation loss of `after` is, in nats a pixel of the images."""
+    fall = before.epochs[-1]["validation_loss"] - after.epochs[-1]["validation_loss"]
+    return fall / math.prod(data.shape)
 
 
 def lengthened(

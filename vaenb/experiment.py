@@ -6,7 +6,6 @@ curves = experiment.curves(latent.attack, models["KLD"], x, radii, {"SSIM": ssim
 experiment.record("001.black-target", "KLD", {"output": ...})
 """
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 
 from vaenb import claims, plots, zoo
 from vaenb.attacks import encoder
-from vaenb.checkpoints import lengthened, trained
+from vaenb.checkpoints import gain, lengthened, trained
 from vaenb.checks import check_choice, check_counts, check_radii, check_whole
 from vaenb.claims import Cell, Claim, Gate, gates, tables
 from vaenb.contract import LatentModel, reconstruct
@@ -33,10 +32,6 @@ from vaenb.zoo import FIRST_SEED
 
 RUNS = {"quick": 1, "paper": 5}
 _METRICS = {"SSIM": ssim, "MS-SSIM": ms_ssim, "MSE": mse, "PSNR": psnr, "brightness": brightness}
-
-
-def _measured_anew(compute: Callable, **about) -> dict[str, Tensor]:
-    return compute()
 
 
 class Experiment:
@@ -195,10 +190,9 @@ class Experiment:
     ) -> dict[str, np.ndarray]:
         """Attack images x (`encoder.attack`) in every training run within each of `deltas`, L∞, and reconstruct.
 
-        Of each metric (S, N, K): "SSIM", of the attacked image's reconstruction with the image itself, and "own SSIM",
-        with the reconstruction of the image.
+        Of each metric (S, N, K): by its name, such as "SSIM", of the attacked image's reconstruction with the image
+        itself, and as "own SSIM" with the reconstruction of the image.
         """
-
         check_radii(deltas)
 
         def measured(model: LatentModel) -> dict[str, Tensor]:
@@ -220,8 +214,9 @@ class Experiment:
         """Measure every training run, (S, ...); in the paper profile what was measured before is not done again."""
         found: dict[str, list[np.ndarray]] = {}
         for model in models:
-            measure: Callable = kept if self.profile == "paper" else _measured_anew
-            arrays = measure(partial(measured, model), model=model, seed=self.seeds[0], **about)
+            compute = partial(measured, model)
+            keep = self.profile == "paper"
+            arrays = kept(compute, model=model, seed=self.seeds[0], **about) if keep else compute()
             for name, values in arrays.items():
                 found.setdefault(name, []).append(values.cpu().numpy())
         return {name: np.stack(runs) for name, runs in found.items()}
@@ -230,7 +225,7 @@ class Experiment:
         """Record the arrays (S, N, ...) of a claim's cell, see `claims.Run.record`."""
         self.run.record(claim, cell, arrays, **about)
 
-    def record_all(self, ids: Iterable[str], arrays: Mapping[str, np.ndarray], **settings) -> list[str]:
+    def record_all(self, ids: Iterable[str], arrays: Mapping[str, np.ndarray]) -> list[str]:
         """Record every primary cell of these claims whose arrays (by the names of cells.csv) are there.
 
         Cells of other data than are trained on are left out, so that a small set records nothing. Gives their names.
@@ -238,7 +233,7 @@ class Experiment:
         recorded = []
         for claim, cell in self._cells(ids, arrays):
             own = {name: arrays[name] for name in cell.arrays}
-            self.record(claim.id, cell.name, own, settings=settings)
+            self.record(claim.id, cell.name, own)
             recorded.append(f"{claim.id}: {cell.name}")
         return recorded
 
@@ -255,8 +250,7 @@ class Experiment:
             recipe: Recipe = {**entry.training, "seed": self.seeds[0], "validation": held_out}
             (_, before), (model, after) = lengthened(entry.build, entry.arguments, lessons, progress=progress, **recipe)
             models[label] = [model]
-            losses = [history.epochs[-1]["validation_loss"] for history in (before, after)]
-            gains.append((losses[0] - losses[1]) / math.prod(lessons.shape))
+            gains.append(gain(before, after, lessons))
         return models, max(gains)
 
     def converged(
