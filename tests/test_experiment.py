@@ -123,6 +123,17 @@ def test_every_cell_whose_arrays_are_there_is_recorded_with_its_gates(experiment
     assert claims.read(experiment.folder).gates == [grown, strong]
 
 
+def test_cells_of_two_sets_belong_to_the_one_that_is_trained_on(experiment):
+    scores = np.random.default_rng(0).random((2, 30))
+    found = {"inside MSE": scores, "outside MSE": scores + 0.5}
+    experiment.run.data = "fashion_mnist"
+    assert experiment.record_all(["000.ood.reconstruction"], found) == []
+    experiment.run.data = "mnist"
+    assert experiment.record_all(["000.ood.reconstruction"], found) == ["000.ood.reconstruction: VAE"]
+    (record,) = experiment.run.records
+    assert record.data == "mnist vs fashion_mnist"
+
+
 def test_longer_models_have_four_thirds_of_the_passes(experiment, train, monkeypatch):
     entry = zoo.Entry("vae", config(train), {"epochs": 3}, "latent attack", data="mnist_small", held_out=3_900)
     monkeypatch.setattr("vaenb.zoo.recipe", lambda name: entry)

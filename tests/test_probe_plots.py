@@ -74,40 +74,46 @@ def consistency():
     model = vae(image_shape=(1, 8, 8), latent_dim=3, net="mlp").eval()
     weights = torch.randn(64, 5, generator=seeded(4))  # grey is undecided
     x = torch.rand(4, 1, 8, 8, generator=seeded())
-    attacked = {e: (x + e * torch.rand(x.shape, generator=seeded(2))).clamp(0, 1) for e in (0.0, 0.2, 0.5)}
+    brighter, noisy = {}, {}
+    for eps in (0.0, 0.2, 0.5):
+        brighter[eps] = (x + eps).clamp(0, 1)
+        noisy[eps] = (x + eps * torch.rand(x.shape, generator=seeded(2))).clamp(0, 1)
+    changed = {"brighter": brighter, "noise": noisy}
     return widgets.ConsistencyExplorer(
-        model, lambda x: (x.flatten(1) - 0.5) @ weights, attacked, samples=9, generator=seeded(3)
+        model, lambda x: (x.flatten(1) - 0.5) @ weights, changed, samples=9, generator=seeded(3)
     )
 
 
 def test_the_consistency_explorer_counts_the_labels_of_what_it_shows(consistency):
-    consistency.eps.value, consistency.samples.value, consistency.image.value = 1, 6, 2
-    labels = consistency.labels[1, 2, :6]
+    consistency.kind.value, consistency.eps.value = "noise", 1
+    consistency.samples.value, consistency.image.value = 6, 2
+    labels = consistency.labels["noise"][1, 2, :6]
     assert f"n = <b>{len(labels.unique())}</b>" in consistency.numbers.value
     for label, count in zip(*labels.unique(return_counts=True), strict=True):
         assert f"{count} × {label}" in consistency.numbers.value
-    row = torch.cat([consistency.attacked[0.2][2:3], consistency.copies[1, 2, :6]])
+    row = torch.cat([consistency.changed["noise"][0.2][2:3], consistency.copies["noise"][1, 2, :6]])
     assert consistency.picture.value == plots.tile([row], zoom=8)
 
 
 def test_more_samples_never_agree_more(consistency):
-    shares = torch.tensor([consistency.share(s) for s in range(1, 10)])
+    shares = torch.tensor([consistency.share("noise", s) for s in range(1, 10)])
     assert (
         shares.shape == (9, 3) and (shares[0] == 0).all() and (shares.diff(dim=0) >= 0).all() and shares[-1].max() > 0
     )
 
 
-@pytest.mark.parametrize(("slider", "value"), [("eps", 2), ("samples", 3), ("image", 1)])
+@pytest.mark.parametrize(("slider", "value"), [("kind", "noise"), ("eps", 2), ("samples", 3), ("image", 1)])
 def test_every_consistency_slider_changes_something(consistency, slider, value):
+    consistency.eps.value = 1
     before = state(consistency)
     getattr(consistency, slider).value = value
     changed = [a != b for a, b in zip(before, state(consistency), strict=True)]
     assert changed[0] and changed[1] and (changed[2] or slider == "image")
 
 
-def test_attacked_images_begin_without_an_attack(consistency):
+def test_changed_images_begin_without_a_change(consistency):
     with pytest.raises(ValueError, match="0 and larger"):
-        widgets.ConsistencyExplorer(None, None, {0.1: torch.rand(2, 1, 8, 8)})
+        widgets.ConsistencyExplorer(None, None, {"noise": {0.1: torch.rand(2, 1, 8, 8), 0.2: torch.rand(2, 1, 8, 8)}})
 
 
 def test_the_thermostat_shows_the_error_at_its_temperature():

@@ -233,7 +233,7 @@ class Experiment:
         recorded = []
         for claim, cell in self._cells(ids, arrays):
             own = {name: arrays[name] for name in cell.arrays}
-            self.record(claim.id, cell.name, own)
+            self.record(claim.id, cell.name, own, data=self._part(cell))
             recorded.append(f"{claim.id}: {cell.name}")
         return recorded
 
@@ -290,13 +290,20 @@ class Experiment:
             yield claims.find(claim_id), cells
 
     def _cells(self, ids: Iterable[str], *arrays: Mapping[str, np.ndarray]) -> Iterator[tuple[Claim, Cell]]:
-        """The primary cells of these claims that are measured on this run's data, and whose arrays are in each."""
+        """The primary cells of these claims on the data trained on (and others), whose arrays are in each."""
         for claim_id in ids:
             claim = claims.find(claim_id)
             for cell in claim.cells:
                 there = all(set(cell.arrays) <= set(found) for found in arrays)
-                if there and self.run.data in cell.parts:
+                if there and self._part(cell):
                     yield claim, cell
+
+    def _part(self, cell: Cell) -> str | None:
+        """The part of a cell's data that models trained on this run's data decide: mnist, or mnist vs fashion_mnist."""
+        for part in cell.parts:
+            if part.split(" vs ")[0] == self.run.data:
+                return part
+        return None
 
     def gate(self, gate: Gate) -> Gate:
         """Store a gate beside the evidence, and give it back to be shown."""

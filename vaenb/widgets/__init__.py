@@ -3,6 +3,7 @@
 An explorer is a small class whose attributes are its sliders and outputs, and whose `view` is what a notebook shows.
 """
 
+from vaenb.widgets.cleaning import CleaningExplorer
 from vaenb.widgets.denoising import DenoisingExplorer
 from vaenb.widgets.latent import LatentAttackExplorer
 from vaenb.widgets.ood import ContrastExplorer, DetectorExplorer
@@ -13,6 +14,7 @@ from vaenb.widgets.two_attacks import TwoAttacksExplorer
 from vaenb.widgets.units import UnitExplorer
 
 __all__ = [
+    "CleaningExplorer",
     "ConsistencyExplorer",
     "ContrastExplorer",
     "DenoisingExplorer",

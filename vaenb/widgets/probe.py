@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from itertools import cycle
 
 import torch
 from torch import Tensor
@@ -16,9 +17,10 @@ _TEMPERATURES = [round(2 ** (k / 4), 2) for k in range(-8, 17)]
 
 
 class ConsistencyExplorer(Explorer):
-    """Drag the attack radius ε and the number of samples, and watch a classifier contradict itself.
+    """Drag the radius ε and the number of samples, and watch a classifier contradict itself; then do it with noise.
 
-    `attacked` maps each ε, 0 first, to the attacked images (N, C, H, W); every one is reconstructed `samples` times.
+    `changed` maps a name, such as FGSM or noise, and then each ε, 0 first and the same for all, to the changed images
+    (N, C, H, W); every one is reconstructed `samples` times.
     """
 
     @torch.no_grad()
@@ -26,59 +28,74 @@ class ConsistencyExplorer(Explorer):
         self,
         model: LatentModel,
         classifier: Callable[[Tensor], Tensor],
-        attacked: dict[float, Tensor],
+        changed: dict[str, dict[float, Tensor]],
         *,
         samples: int = 20,
         generator: torch.Generator | None = None,
     ) -> None:
-        if len(attacked) < 2 or next(iter(attacked)) != 0:
-            raise ValueError(f"attacked: images for each ε, 0 and larger, expected, got {list(attacked)}")
+        self.changed, self.radii = changed, _radii(changed)
         check_model(model)
         check_classifier(classifier)
-        self.attacked, self.radii = attacked, list(attacked)
-        copies, own = [], []
-        for x in attacked.values():
-            q = model.posterior(x)
+        self.copies: dict[str, Tensor] = {}  # (E, N, S, C, H, W)
+        self.own: dict[str, Tensor] = {}  # (E, N)
+        self.labels: dict[str, Tensor] = {}  # (E, N, S)
+        for kind, images in changed.items():
+            x = torch.stack(list(images.values()))  # (E, N, C, H, W)
+            q = model.posterior(x.flatten(0, 1))
             drawn = [model.decode(q.rsample(generator=generator)) for _ in range(samples)]
-            copies.append(torch.stack(drawn, 1))
-            own.append(classifier(x).argmax(1))
-        self.copies = torch.stack(copies)  # (E, N, S, C, H, W)
-        self.own = torch.stack(own)  # (E, N)
-        labels = classifier(self.copies.flatten(0, 2)).argmax(1)
-        self.labels = labels.view(self.copies.shape[:3])
-        shown = [f"{eps:g}" for eps in attacked]
-        self.eps = slider_of(range(len(shown)), "attack radius ε", shown.__getitem__)
+            copies = torch.stack(drawn, 1)
+            self.copies[kind] = copies.unflatten(0, x.shape[:2])
+            self.own[kind] = classifier(x.flatten(0, 1)).argmax(1).view(x.shape[:2])
+            self.labels[kind] = classifier(copies.flatten(0, 1)).argmax(1).view(*x.shape[:2], samples)
+        shown = [f"{eps:g}" for eps in self.radii]
+        self.kind = slider_of(changed, "change")
+        self.eps = slider_of(range(len(shown)), "radius ε", shown.__getitem__)
         self.samples = slider_of(range(1, samples + 1), "samples", index=min(10, samples) - 1)
-        self.image = slider_of(range(self.copies.shape[1]), "test image")
-        super().__init__("attacked image, then its reconstructions")
+        self.image = slider_of(range(x.shape[1]), "test image")
+        super().__init__("changed image, then its reconstructions")
 
-    def share(self, samples: int) -> list[float]:
+    def share(self, kind: str, samples: int) -> list[float]:
         """The share of images whose first `samples` reconstructions get two labels or more, for each ε."""
-        labels = self.labels[:, :, :samples]
+        labels = self.labels[kind][:, :, :samples]
         return (labels != labels[:, :, :1]).any(2).double().mean(1).tolist()
 
     def _draw(self, change=None) -> None:
-        k, s, i = self.eps.value, self.samples.value, self.image.value
+        kind, k, s, i = self.kind.value, self.eps.value, self.samples.value, self.image.value
         eps = self.radii[k]
-        labels = self.labels[k, i, :s]
-        image = self.attacked[eps][i : i + 1]
-        shown = torch.cat([image, self.copies[k, i, :s]])
+        labels = self.labels[kind][k, i, :s]
+        image = self.changed[kind][eps][i : i + 1]
+        shown = torch.cat([image, self.copies[kind][k, i, :s]])
         pad = shown.new_ones(-len(shown) % 7, *shown.shape[1:])
         self.picture.value = enlarged(*torch.cat([shown, pad]).split(7), width=64)
         votes = []
         for label, count in zip(*labels.unique(return_counts=True), strict=True):
             votes.append(f"{count} × {label}")
         self.say(
-            f"ε = {eps:g}: the classifier says <b>{self.own[k, i]}</b>, "
+            f"{kind}, ε = {eps:g}: the classifier says <b>{self.own[kind][k, i]}</b>, "
             f"of {s} reconstructions {', '.join(votes)}: n = <b>{len(votes)}</b>"
         )
-        share = self.share(s)
-        xs, ys = (0, self.radii[-1]), (0, max(0.5, *share))
-        chart = Chart(xs, ys, "attack radius ε (of the pixel range)", "share n ≥ 2")
-        chart.line(self.radii, share, COLORS[0])
-        chart.dot(eps, share[k])
-        legend = f"{s} samples, {self.copies.shape[1]} images"
-        self.curve.value = chart.svg((legend, COLORS[0]))
+        self.curve.value = self._shares(k, s)
+
+    def _shares(self, k: int, samples: int) -> bytes:
+        """The share of contradictions over ε for every change, with a dot on the chosen one's line."""
+        share = {kind: self.share(kind, samples) for kind in self.changed}
+        top = max(0.5, *map(max, share.values()))
+        chart = Chart((0, self.radii[-1]), (0, top), "radius ε (of the pixel range)", "share n ≥ 2")
+        chart.make_room()
+        legend = []
+        for (kind, line), color in zip(share.items(), cycle((COLORS[0], COLORS[2])), strict=False):
+            chart.line(self.radii, line, color)
+            legend.append((f"{kind}, {self.own[kind].shape[1]} images", color))
+        chart.dot(self.radii[k], share[self.kind.value][k])
+        return chart.svg(*legend)
+
+
+def _radii(changed: dict[str, dict[float, Tensor]]) -> list[float]:
+    """The radii of every change; refuse others than the same, 0 first."""
+    lists = [list(images) for images in changed.values()]
+    if not lists or any(radii != lists[0] or len(radii) < 2 or radii[0] != 0 for radii in lists):
+        raise ValueError(f"changed: of each change images for the same ε, 0 and larger, expected, got {lists}")
+    return lists[0]
 
 
 class TemperatureExplorer(Explorer):

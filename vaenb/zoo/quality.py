@@ -69,6 +69,14 @@ def encoder_attack(model: Any, images: ImageSet) -> float:
     return ms_ssim(reconstruct(model, x), reconstruct(model, found.adversarial)).mean().item()
 
 
+@torch.no_grad()
+def drawn_copies(model: Any, images: ImageSet) -> float:
+    """Mean SSIM between images and copies of them, one drawn from each posterior."""
+    x = images.float(slice(_ATTACKED))
+    z = model.posterior(x).rsample(generator=seeded(0, x.device))
+    return ssim(x, model.decode(z)).mean().item()
+
+
 STATISTICS = {
     "accuracy": Statistic("accuracy on the validation images (margin our choice)", accuracy, margin=0.01),
     "latent attack": Statistic(
@@ -82,5 +90,10 @@ STATISTICS = {
         "(margin of 002a.hmc.sim)",
         encoder_attack,
         margin=0.01,
+    ),
+    "drawn copies": Statistic(
+        "SSIM of 100 validation images and copies drawn from their posteriors (margin our choice)",
+        drawn_copies,
+        margin=0.05,
     ),
 }
