@@ -38,7 +38,8 @@ pytestmark = [
 
 # What is tested here are the sliders: `vaenb run` executes the notebooks with the values they are committed with.
 SMALLER = {
-    "01_vae_as_probe": {"count": 40, "some": 12, "few": 4, "searches": 1},
+    "01_classifiers_probe": {"count": 16},
+    "02_alarms_and_cleaning": {"count": 12, "few": 8},
     "03_latent_attacks": {"count": 8},
     "04_latent_defences": {"betas": [1.0, 10.0], "count": 8},
     "05_encoder_attacks_hmc": {"betas": [1.0, 4.0], "per_class": 1, "transitions": 50, "adaptive_images": 2},
@@ -223,10 +224,13 @@ EXPLORERS = {
     "00_start_here": {
         "SSIM": {"attack radius ε": ("ArrowLeft", 2), "target": RIGHT, "model": RIGHT, "test image": RIGHT}
     },
-    "01_vae_as_probe": {
-        "the classifier says": {"attack radius ε": ("ArrowRight", 3), "samples": ("ArrowLeft", 5)},
+    "01_classifiers_probe": {
+        "the classifier says": {"radius ε": ("ArrowRight", 3), "samples": ("ArrowLeft", 5), "test image": RIGHT},
         "ECE": {"temperature T": ("ArrowRight", 4), "which images": RIGHT},
+    },
+    "02_alarms_and_cleaning": {
         "AUROC": {"false alarms": RIGHT, "detector": RIGHT, "pair": RIGHT},
+        "right behind it": {"attack radius ε": RIGHT, "cleaner": RIGHT, "test image": RIGHT},
     },
     "03_latent_attacks": {"SSIM": {"attack radius ε": ("ArrowLeft", 3), "weight λ": RIGHT, "test image": RIGHT}},
     "04_latent_defences": {

@@ -13,7 +13,8 @@ from vaenb.runs.run import run
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 MARK = "# NBVAL_CHECK_OUTPUT"
-REBUILT = ["00_start_here", "03_latent_attacks"]  # in the new shape, with limits on length and density
+# in the new shape, with limits on length and density
+REBUILT = ["00_start_here", "01_classifiers_probe", "02_alarms_and_cleaning", "03_latent_attacks"]
 
 
 @pytest.fixture(scope="module", params=NOTEBOOKS, ids=lambda p: p.stem)
