@@ -44,7 +44,8 @@ endef
 .NOTPARALLEL:
 
 # The notebooks that `make test` executes and compares with what is committed; `make nightly` runs them all.
-TESTED = $(addprefix notebooks/,$(addsuffix .ipynb,00_start_here 01_classifiers_probe 02_alarms_and_cleaning 03_latent_attacks))
+TESTED = notebooks/00_start_here.ipynb notebooks/01_classifiers_probe.ipynb notebooks/02_alarms_and_cleaning.ipynb \
+  notebooks/03_latent_attacks.ipynb
 
 run:
 	@$(call environment,lab); "$$bin/python" -m vaenb run notebooks/00_start_here.ipynb

@@ -225,12 +225,12 @@ EXPLORERS = {
         "SSIM": {"attack radius ε": ("ArrowLeft", 2), "target": RIGHT, "model": RIGHT, "test image": RIGHT}
     },
     "01_classifiers_probe": {
-        "the classifier says": {"radius ε": ("ArrowRight", 3), "samples": ("ArrowLeft", 5), "test image": RIGHT},
+        "the classifier says": {"radius ε": ("ArrowRight", 3), "samples": ("ArrowLeft", 5)},
         "ECE": {"temperature T": ("ArrowRight", 4), "which images": RIGHT},
     },
     "02_alarms_and_cleaning": {
-        "AUROC": {"false alarms": RIGHT, "detector": RIGHT, "pair": RIGHT},
-        "right behind it": {"attack radius ε": RIGHT, "cleaner": RIGHT, "test image": RIGHT},
+        "AUROC": {"false alarms": ("ArrowRight", 5), "detector": RIGHT, "pair": RIGHT},
+        "right behind it": {"attack radius ε": ("ArrowLeft", 3), "cleaner": RIGHT},
     },
     "03_latent_attacks": {"SSIM": {"attack radius ε": ("ArrowLeft", 3), "weight λ": RIGHT, "test image": RIGHT}},
     "04_latent_defences": {
@@ -256,6 +256,7 @@ EXPLORERS = {
     "11_claims": {},  # it has a slider without a kernel only
 }
 TESTED = re.search(r"^TESTED =((?:.*\\\n)*.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE).group(1)
+assert "notebooks/00_start_here.ipynb" in TESTED  # by its whole name, for `when`
 
 
 def when(stem: str):
