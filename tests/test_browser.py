@@ -41,8 +41,9 @@ SMALLER = {
     "01_classifiers_probe": {"count": 16},
     "02_alarms_and_cleaning": {"count": 12, "few": 8},
     "03_latent_attacks": {"count": 8},
-    "04_latent_defences": {"betas": [1.0, 10.0], "count": 8},
-    "05_encoder_attacks_hmc": {"betas": [1.0, 4.0], "per_class": 1, "transitions": 50, "adaptive_images": 2},
+    "04_latent_defences": {"count": 10, "parts": ["twins"]},
+    "05_encoder_attacks_hmc": {"count": 8, "parts": ["repair"]},
+    "06_attacker_who_knows": {"count": 4, "parts": ["aware"]},
     "07_diffusion": {"epochs": 2, "lessons": 1, "count": 16, "samples": 20, "few": 4, "radii": [0.1]},
     "08_seatbelt": {"layers": [2], "epochs": 3, "count": 4, "grid": 3},
     "09_likelihood_and_ood": {"families": ["bernoulli"], "count": 40, "some": 8, "few": 4, "part": 200, "epochs": 2},
@@ -234,16 +235,23 @@ EXPLORERS = {
     },
     "03_latent_attacks": {"SSIM": {"attack radius ε": ("ArrowLeft", 3), "weight λ": RIGHT, "test image": RIGHT}},
     "04_latent_defences": {
-        "SSIM": {"attack radius ε": ("ArrowRight", 3), "target": RIGHT, "weight β": RIGHT, "test image": RIGHT}
-    },
-    "05_encoder_attacks_hmc": {
-        "MSE": {
-            "HMC transitions": ("ArrowLeft", 10),
-            "attack radius δ": LEFT,
-            "KL weight β": RIGHT,
+        "SSIM": {
+            "on the code, radius ε": RIGHT,
+            "on the image, radius δ": RIGHT,
+            "model": RIGHT,
             "test image": RIGHT,
         }
     },
+    "05_encoder_attacks_hmc": {
+        "MSE": {
+            "gradients of HMC": ("ArrowLeft", 10),
+            "attack radius δ": RIGHT,
+            "chain starts at the": RIGHT,
+            "test image": RIGHT,
+        }
+    },
+    # its curve is of all images: the slider of test images leaves it as it is
+    "06_attacker_who_knows": {"with HMC": {"effort": LEFT, "attack": LEFT}},
     "07_diffusion": {"MSE": {"noise level": RIGHT, "β₁": RIGHT, "source": RIGHT}},
     "08_seatbelt": {
         "shortfall": {"penalty λ": ("ArrowRight", 3), "weight β": LEFT, "attacked layers": RIGHT, "pair": RIGHT}

@@ -416,6 +416,21 @@ def test_an_attack_that_more_steps_make_stronger_fails_its_gate():
     assert weak.covers("001.vulnerable", "KLD, MNIST") and not weak.covers("001.vulnerable", "MMD, MNIST")
 
 
+def test_where_chance_has_a_part_a_move_within_it_is_no_strength():
+    steps = np.linspace(0, 1, 9)
+    name = "KLD untargeted SSIM"
+    measured = curves(0.3)
+    chance = 0.1 * np.random.default_rng(0).normal(size=(1, 20, 1))
+    again = {name: measured[name] + chance * steps}
+    stronger = {name: measured[name] - 0.03 * steps}
+    assert not gates.strong_attack(VULNERABLE, [KLD], measured, stronger).passed
+    gate = gates.strong_attack(VULNERABLE, [KLD], measured, stronger, again)
+    # the t range of a mean of 20
+    assert gate.numbers["chance moves it by"] == pytest.approx(2.093 * chance.std() / 20**0.5, rel=0.1)
+    assert gate.passed
+    assert not gates.strong_attack(VULNERABLE, [KLD], measured, curves(0.45), again).passed
+
+
 @pytest.mark.parametrize(
     "moved, gain, passed", [(0.02, 0.001, True), (0.02, 0.004, False), (0.05, 0.001, True), (0.2, 0.001, False)]
 )

@@ -16,6 +16,7 @@ from vaenb.models import vae
 
 RADII = torch.tensor([0.0, 0.5, 1.0])
 METRICS = {"SSIM": ssim, "MSE": mse}
+ONE = torch.ones(2)
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +109,27 @@ def test_what_a_paper_run_measured_is_not_measured_again(models, train, test, mo
         assert len(calls) == count and found["SSIM"].shape == (2, 4, 3)
 
 
+def doubled(x):
+    CALLS.append(1)
+    return {"twice": 2 * x}
+
+
+CALLS = []
+
+
+def test_what_a_paper_run_found_once_is_not_computed_again(train):
+    x = torch.rand(3, 2)
+    for profile, about, count in (("paper", 1, 1), ("paper", 1, 1), ("paper", 2, 2), ("quick", 1, 3), ("quick", 1, 4)):
+        run = Experiment("02_alarms_and_cleaning", {"profile": profile}, train=train)
+        assert torch.equal(run.once(doubled, x, steps=about)["twice"], 2 * x)
+        assert len(CALLS) == count
+
+
+def test_measures_by_name_are_stacked_over_training_runs(experiment):
+    found = experiment.measure_all(lambda a, b, c: {"sum": a + b + c}, {"A": [ONE, 2 * ONE], "B": [ONE, ONE]}, 1)
+    assert np.array_equal(found["sum"], [[3, 3], [4, 4]])
+
+
 def test_every_cell_whose_arrays_are_there_is_recorded_with_its_gates(experiment):
     ids = ["001.vulnerable", "001.black-target"]
     falling = np.linspace(0.9, 0.4, 9) + np.zeros((2, 30, 1))
@@ -121,6 +143,46 @@ def test_every_cell_whose_arrays_are_there_is_recorded_with_its_gates(experiment
     assert grown.cells == ("KLD, MNIST",)
     assert grown.passed and not strong.passed and strong.numbers["images"] == 20
     assert claims.read(experiment.folder).gates == [grown, strong]
+
+
+def test_another_stream_has_other_random_numbers(experiment):
+    first, again, other = (torch.randn(1000, generator=experiment.rng(stream)) for stream in (0, 0, 1))
+    assert torch.equal(first, again) and torch.equal(first, torch.randn(1000, generator=experiment.rng()))
+    assert abs(torch.corrcoef(torch.stack([first, other]))[0, 1]) < 0.1
+    with pytest.raises(ValueError, match="stream"):
+        experiment.rng(-1)
+
+
+def test_again_is_the_same_attack_with_other_random_numbers(experiment, models, test):
+    experiment.run.data = "mnist"
+    x = experiment.images(test, 20)
+
+    def measured(model, steps, stream):
+        search = {"steps": steps, "restarts": 1, "generator": experiment.rng(stream)}
+        hit = encoder.attack(model, x, eps=0.1, **search).adversarial
+        with torch.no_grad():
+            draws = [model.posterior(images).rsample(generator=experiment.rng(stream)) for images in (x, hit)]
+        # labels that hang on a draw
+        found = [(z[:, 0] > 0).float()[None].numpy() for z in draws]
+        return {"HMC label kept": found[0], "draw label kept": found[1]}
+
+    first, doubled, again = (measured(models["KLD"][0], *budget) for budget in ((2, 0), (4, 0), (2, 1)))
+    (strict,) = experiment.strong_attack(["002a.hmc.acc"], first, doubled, radius=0.1)
+    (gate,) = experiment.strong_attack(["002a.hmc.acc"], first, doubled, again, radius=0.1)
+    gains = [found["HMC label kept"] - found["draw label kept"] for found in (first, again)]
+    error = np.std(gains[1] - gains[0]) / 20**0.5
+    assert gate.numbers["chance moves it by"] == pytest.approx(2.093 * error, rel=0.15)
+    assert strict.numbers == {name: gate.numbers[name] for name in strict.numbers}
+    assert gate.cells == ("delta .1, MNIST",)
+
+
+def test_cells_that_differ_in_the_radius_are_told_apart_by_it(experiment):
+    experiment.run.data = "mnist"
+    found = {"HMC MS-SSIM": np.full((2, 30), 0.7), "draw MS-SSIM": np.full((2, 30), 0.6)}
+    assert experiment.record_all(["002a.hmc.sim"], found, radius=0.2) == ["002a.hmc.sim: delta .2, MNIST"]
+    (gate,) = experiment.converged(["002a.hmc.sim"], found, found, 0.001, radius=0.1)
+    assert gate.cells == ("delta .1, MNIST",)
+    assert experiment.record_all(["002a.hmc.sim"], found, radius=0.3) == []
 
 
 def test_cells_of_two_sets_belong_to_the_one_that_is_trained_on(experiment):
@@ -166,20 +228,17 @@ def test_evidence_is_measured_on_the_listed_images(experiment, test, train):
         whole.images(train, 5)
     with pytest.raises(ValueError, match="count"):
         whole.images(test, 0)
-    assert len(experiment.images(test, 100, quick=7)) == 7
-    assert len(whole.images(test, 100, quick=7)) == 100
     assert torch.equal(whole.images(test, 3), test.float(slice(0, 3)))  # of a set without a list
+    assert torch.equal(whole.chosen(test, 3).labels, test.labels[:3])
     assert chosen.numel() == 1
 
 
-def test_what_is_recorded_is_in_the_folder_and_in_the_table(experiment):
+def test_what_is_recorded_is_in_the_folder(experiment):
     base = np.random.default_rng(0).normal(0.6, 0.05, size=(2, 20, 9))
     experiment.run.data = "mnist"
     gate = gates.dose("training", 0.1, 0.9, least=0.1, claims=["001.vulnerable"])
     assert experiment.gate(gate) is gate
     experiment.record("001.vulnerable", "KLD, MNIST", {"KLD untargeted SSIM": base + np.linspace(0.4, 0, 9)})
-    told = experiment.claims()
-    assert "reconstructions get worse as the latent attack grows" in told and "not measured" in told
     again = claims.read(experiment.folder)
     assert again.gates == [gate] and again.records[0].radii == claims.find("001.vulnerable").cells[0].radii
     (row,) = claims.measured(again)

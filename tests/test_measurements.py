@@ -54,6 +54,11 @@ def test_it_is_measured_again_where_something_differs(change):
     assert len(calls) == 2
 
 
+def test_what_is_kept_has_the_order_that_it_was_computed_in():
+    for _ in range(2):
+        assert list(kept(lambda: {"b": torch.zeros(1), "A": torch.ones(1)}, **BASE)) == ["b", "A"]
+
+
 def test_what_is_kept_is_what_was_computed():
     first = kept(counting([]), **BASE)
     assert torch.equal(kept(counting([0, 0]), **BASE)["SSIM"], first["SSIM"])

@@ -14,7 +14,15 @@ from vaenb.runs.run import run
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 MARK = "# NBVAL_CHECK_OUTPUT"
 # in the new shape, with limits on length and density
-REBUILT = ["00_start_here", "01_classifiers_probe", "02_alarms_and_cleaning", "03_latent_attacks"]
+REBUILT = [
+    "00_start_here",
+    "01_classifiers_probe",
+    "02_alarms_and_cleaning",
+    "03_latent_attacks",
+    "04_latent_defences",
+    "05_encoder_attacks_hmc",
+    "06_attacker_who_knows",
+]
 
 
 @pytest.fixture(scope="module", params=NOTEBOOKS, ids=lambda p: p.stem)

@@ -174,7 +174,7 @@ def state(explorer):
 
 SLIDERS = {
     "explorer": {"eps": 2, "target": "black", "model": 4.0, "image": 3},
-    "repairs": {"delta": 0.1, "transitions": 6, "beta": 4.0, "image": 1},
+    "repairs": {"delta": 0.1, "transitions": 6, "kind": 4.0, "image": 1},
     "penalised": {"penalty": 2, "beta": 4.0, "layers": "z1", "image": 1},
 }
 
@@ -229,16 +229,26 @@ def repairs():
 
 
 def test_the_repair_explorer_shows_what_its_sliders_say(repairs):
-    repairs.beta.value, repairs.delta.value = 4.0, 0.1
+    repairs.kind.value, repairs.delta.value = 4.0, 0.1
     repairs.image.value, repairs.transitions.value = 2, 5
     model, path = repairs.models[4.0], repairs.chains[4.0, 0.1].path[2]
     assert len(repairs.transitions.options) == len(path) == 8
-    clean = model.posterior(repairs.x[2:3]).mean
-    decoded = model.decode(torch.cat([clean, path[:1], path[5:6]])).detach()
+    both = torch.cat([repairs.x[2:3], repairs.attacked[4.0, 0.1][2:3]])
+    decoded = model.decode(torch.cat([model.posterior(both).mean, path[5:6]])).detach()
     row = [repairs.x[2], decoded[0], repairs.attacked[4.0, 0.1][2], decoded[1], decoded[2]]
     assert repairs.picture.value == plots.tile([torch.stack(row)], zoom=12)
     error = ((decoded[2] - decoded[0]) ** 2).mean().item()
-    assert f"after 5 transitions (10 gradients) <b>{error:.4f}</b>" in repairs.numbers.value
+    assert f"after 10 gradients <b>{error:.4f}</b>" in repairs.numbers.value
+    assert [label for label, _ in repairs.transitions.options] == ["0", "2", "4", "6", "8", "10", "12", "14"]
+
+
+def test_the_repair_explorer_names_what_its_chains_differ_in(repairs):
+    model, (images, chains) = repairs.models[1.0], (repairs.attacked[1.0, 0.1], repairs.chains[1.0, 0.1])
+    starts = dict.fromkeys(("attacked code", "clean code"), model)
+    attacked = {(start, 0.1): images for start in starts}
+    given = {(start, 0.1): chains for start in starts}
+    named = RepairExplorer(starts, attacked, given, repairs.x, kind="chain starts at")
+    assert named.kind.description == "chain starts at" and named.kind.label == "attacked code"
 
 
 @pytest.fixture

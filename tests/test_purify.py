@@ -84,6 +84,17 @@ def test_straight_through_has_the_values_of_the_cleaner_and_the_gradient_of_the_
     assert torch.equal(gradient, weights)
 
 
+def test_straight_through_takes_the_gradient_of_what_the_cleaner_is_like():
+    clean = purify.straight_through(lambda x: x.round(), like=lambda x: 3 * x.square())
+    x = images().requires_grad_()
+    found = clean(x)
+    torch.testing.assert_close(found.detach(), x.detach().round())
+    (gradient,) = torch.autograd.grad(found.sum(), x)
+    torch.testing.assert_close(gradient, 6 * x.detach())
+    with torch.no_grad():
+        assert torch.equal(clean(x), x.round())
+
+
 def test_who_knows_the_cleaner_beats_it_more_than_who_does_not():
     model, f, x = LinearGaussian(), Three(), images(64)
     labels = attacks.predict(f, reconstruct(model, x))

@@ -9,7 +9,7 @@ from vaenb import data, zoo
 from vaenb.__main__ import main
 from vaenb.checkpoints import trained
 from vaenb.metrics.images import ssim
-from vaenb.models import VAE, reconstruct
+from vaenb.models import VAE, deterministic_ae, reconstruct
 from vaenb.tensorfile import DamagedCheckpoint
 from vaenb.zoo import building, recipes, shelf
 from vaenb.zoo.quality import STATISTICS, Statistic, accuracy, quality
@@ -121,6 +121,14 @@ def test_weights_beyond_float16_are_refused(tiny):
         model.decoder[0].bias[0] = 1e5
     with pytest.raises(ValueError, match=r"decoder.0.bias: numbers up to 65504"):
         building.put(model, {"name": "mnist/tiny", "recipe": TINY.description}, data.load("mnist_small", split="test"))
+
+
+def test_a_deterministic_autoencoder_has_no_bound_to_show():
+    model = deterministic_ae(image_shape=(1, 16, 16), latent_dim=2, net="mlp", regularizer="mmd").eval()
+    test = data.load("mnist_small", split="test", size=16).take(slice(20))
+    found = quality(model, test)
+    x = test.float()
+    assert found == {"images": 20, "SSIM": pytest.approx(ssim(x, reconstruct(model, x)).mean().item())}
 
 
 def test_the_last_training_images_are_held_out():

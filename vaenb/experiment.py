@@ -20,7 +20,7 @@ from vaenb import claims, plots, zoo
 from vaenb.attacks import encoder
 from vaenb.checkpoints import gain, lengthened, trained
 from vaenb.checks import check_choice, check_counts, check_radii, check_whole
-from vaenb.claims import Cell, Claim, Gate, gates, tables
+from vaenb.claims import Cell, Claim, Gate, gates
 from vaenb.contract import LatentModel, reconstruct
 from vaenb.data import ImageSet
 from vaenb.distributions import seeded
@@ -72,12 +72,23 @@ class Experiment:
         """Where the results go."""
         return self.run.folder
 
-    def rng(self) -> torch.Generator:
-        """A fresh generator, the same at every call: a cell that is run again gives the same numbers."""
-        return seeded(self.seeds[0], self.device)
+    def rng(self, stream: int = 0) -> torch.Generator:
+        """A fresh generator, the same at every call: a cell that is run again gives the same numbers.
 
-    def images(self, test: ImageSet, count: int, *, quick: int | None = None) -> Tensor:
-        """The test images that evidence is measured on, (count, C, H, W) in [0, 1]; in quick only the first `quick`.
+        Another `stream` has other random numbers, such as those of `again` in `strong_attack`.
+        """
+        check_whole("stream", stream, least=0)
+        return seeded(self.seeds[0] + 10_000 * stream, self.device)
+
+    def images(self, test: ImageSet, count: int) -> Tensor:
+        """The test images that evidence is measured on, (count, C, H, W) in [0, 1].
+
+        Those of `chosen`, without their labels.
+        """
+        return self.chosen(test, count).float()
+
+    def chosen(self, test: ImageSet, count: int) -> ImageSet:
+        """The set of the test images that evidence is measured on, with their labels.
 
         They were drawn once for each data set (images.csv), and of another set they are its first. A count of all
         gives all.
@@ -85,14 +96,12 @@ class Experiment:
         check_counts(count=count)
         if test.split != "test":
             raise ValueError(f"test: test images expected, got those of the split {test.split!r} of {test.name}")
-        if self.profile == "quick" and quick:
-            count = min(quick, count)
         if count == len(test):
-            return test.float()
+            return test
         listed = claims.images().get(test.name, range(len(test)))
         if count > len(test) or count > len(listed):
             raise ValueError(f"count: at most {min(len(test), len(listed))} test images of {test.name}, got {count}")
-        return test.float(torch.tensor(listed[:count]))
+        return test.take(torch.tensor(listed[:count]))
 
     def train(
         self, builders: Mapping[str, tuple[Callable[..., nn.Module], dict]], data: ImageSet, **recipe
@@ -134,6 +143,28 @@ class Experiment:
         for of_run in zip(*models, strict=True):
             found.append(function(*of_run).detach().cpu().double().numpy())
         return np.stack(found)
+
+    def measure_all(
+        self, function: Callable[..., dict[str, Tensor]], models: Mapping[str, Sequence[Any]], *given: Any
+    ) -> dict[str, np.ndarray]:
+        """Call function(*models of a training run, *given), numbers by name, for every run and stack: (S, ...)."""
+        found: dict[str, list[np.ndarray]] = {}
+        for of_run in zip(*models.values(), strict=True):
+            for name, values in function(*of_run, *given).items():
+                found.setdefault(name, []).append(values.detach().cpu().double().numpy())
+        return {name: np.stack(runs) for name, runs in found.items()}
+
+    def once(self, function: Callable[..., dict[str, Tensor]], *given: Any, **about: Any) -> dict[str, Tensor]:
+        """Call function(*given), tensors by name; what a paper run found before is read and not done again.
+
+        It hangs on the first seed, on what is given, on the function (of a notebook's its cell's source), and on
+        `about`: functions that it calls from other cells, and settings. See `measurements.kept`.
+        """
+        compute = partial(function, *given)
+        if self.profile != "paper":
+            return compute()
+        found = kept(compute, function=function, given=given, seed=self.seeds[0], **about)
+        return {name: values.to(self.device) for name, values in found.items()}
 
     def metrics(self, *names: str) -> dict[str, Callable]:
         """Measures of two images by name: SSIM, MS-SSIM, MSE, PSNR, LPIPS, and the second one's brightness.
@@ -225,13 +256,16 @@ class Experiment:
         """Record the arrays (S, N, ...) of a claim's cell, see `claims.Run.record`."""
         self.run.record(claim, cell, arrays, **about)
 
-    def record_all(self, ids: Iterable[str], arrays: Mapping[str, np.ndarray]) -> list[str]:
+    def record_all(
+        self, ids: Iterable[str], arrays: Mapping[str, np.ndarray], *, radius: float | None = None
+    ) -> list[str]:
         """Record every primary cell of these claims whose arrays (by the names of cells.csv) are there.
 
-        Cells of other data than are trained on are left out, so that a small set records nothing. Gives their names.
+        Cells of other data than are trained on are left out, so that a small set records nothing. Of cells that differ
+        in the radius alone, `radius` says which are meant. Gives their names.
         """
         recorded = []
-        for claim, cell in self._cells(ids, arrays):
+        for claim, cell in self._cells(ids, arrays, radius=radius):
             own = {name: arrays[name] for name in cell.arrays}
             self.record(claim.id, cell.name, own, data=self._part(cell))
             recorded.append(f"{claim.id}: {cell.name}")
@@ -254,48 +288,66 @@ class Experiment:
         return models, max(gains)
 
     def converged(
-        self, ids: Iterable[str], arrays: Mapping[str, np.ndarray], longer: Mapping[str, np.ndarray], gain: float
+        self,
+        ids: Iterable[str],
+        arrays: Mapping[str, np.ndarray],
+        longer: Mapping[str, np.ndarray],
+        gain: float,
+        *,
+        radius: float | None = None,
     ) -> list[Gate]:
         """Store the gates *converged* of these claims: of their cells' arrays, and those of `longer` models, see there.
 
         There is one for each unit of measure, and none where a statistic is not defined on `arrays`.
         """
         found = []
-        for claim, cells in self._measures(ids, arrays, longer):
+        for claim, cells in self._measures(ids, arrays, longer, radius=radius):
             found.append(gates.converged(claim, cells, arrays, longer, gain))
         return [self.gate(gate) for gate in found if gate]
 
     def strong_attack(
-        self, ids: Iterable[str], arrays: Mapping[str, np.ndarray], stronger: Mapping[str, np.ndarray]
+        self,
+        ids: Iterable[str],
+        arrays: Mapping[str, np.ndarray],
+        stronger: Mapping[str, np.ndarray],
+        again: Mapping[str, np.ndarray] | None = None,
+        *,
+        radius: float | None = None,
     ) -> list[Gate]:
         """Store the gates *strong attack* of these claims, as `converged` does.
 
-        `stronger` are arrays of doubled steps and restarts, of the first runs and images of `arrays`.
+        `stronger` are arrays of doubled steps and restarts, of the first runs and images of `arrays`, and `again` those
+        of other random numbers, where chance has a part in them.
         """
         weaker = {}
         for name in arrays.keys() & stronger.keys():
             runs, images = stronger[name].shape[:2]
             weaker[name] = arrays[name][:runs, :images]
         found = []
-        for claim, cells in self._measures(ids, weaker, stronger):
-            found.append(gates.strong_attack(claim, cells, weaker, stronger))
+        for claim, cells in self._measures(ids, weaker, stronger, radius=radius):
+            found.append(gates.strong_attack(claim, cells, weaker, stronger, again))
         return [self.gate(gate) for gate in found if gate]
 
-    def _measures(self, ids: Iterable[str], *arrays: Mapping[str, np.ndarray]) -> Iterator[tuple[Claim, list[Cell]]]:
+    def _measures(
+        self, ids: Iterable[str], *arrays: Mapping[str, np.ndarray], radius: float | None
+    ) -> Iterator[tuple[Claim, list[Cell]]]:
         """The claims, each with its cells of one unit of measure."""
         groups: dict[tuple[str, str], list[Cell]] = {}
-        for claim, cell in self._cells(ids, *arrays):
+        for claim, cell in self._cells(ids, *arrays, radius=radius):
             groups.setdefault((claim.id, cell.measure), []).append(cell)
         for (claim_id, _), cells in groups.items():
             yield claims.find(claim_id), cells
 
-    def _cells(self, ids: Iterable[str], *arrays: Mapping[str, np.ndarray]) -> Iterator[tuple[Claim, Cell]]:
+    def _cells(
+        self, ids: Iterable[str], *arrays: Mapping[str, np.ndarray], radius: float | None
+    ) -> Iterator[tuple[Claim, Cell]]:
         """The primary cells of these claims on the data trained on (and others), whose arrays are in each."""
         for claim_id in ids:
             claim = claims.find(claim_id)
             for cell in claim.cells:
                 there = all(set(cell.arrays) <= set(found) for found in arrays)
-                if there and self._part(cell):
+                meant = radius is None or cell.radii == (radius,)
+                if there and meant and self._part(cell):
                     yield claim, cell
 
     def _part(self, cell: Cell) -> str | None:
@@ -312,16 +364,3 @@ class Experiment:
     def save(self, fig: go.Figure, name: str, *, table: list[dict] | None = None) -> go.Figure:
         """Save a figure in the run's folder, see `plots.save`, and give it back to be shown."""
         return plots.save(fig, self.folder, name, table=table)
-
-    def claims(self, ids: Iterable[str] = ()) -> str:
-        """What this run says of the claims that it recorded (or of `ids`), as Markdown; a quick run has no verdict."""
-        wanted = list(ids) or list(dict.fromkeys(record.claim for record in self.run.records))
-        found = []
-        for claim_id in wanted:
-            found += claims.judged(claims.find(claim_id), [self.run])
-        parts = []
-        if any(finding.claim.role == "claim" for finding in found):
-            parts.append(tables.documents(found))
-        if any(finding.claim.role == "question" for finding in found):
-            parts.append(tables.questions(found))
-        return "\n\n".join(parts)

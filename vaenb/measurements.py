@@ -30,12 +30,14 @@ def kept(compute: Callable[[], dict[str, Tensor]], **about: Any) -> dict[str, Te
     path = store() / f"measured-{hashlib.sha256(told.encode()).hexdigest()[:16]}.safetensors"
     if path.exists():
         try:
-            return tensorfile.read(path)[0]
+            tensors, notes = tensorfile.read(path)
+            names = json.loads(notes.get("names", "null")) or list(tensors)  # None: kept before 2026-11-29
+            return {name: tensors[name] for name in names}  # a file has them in its own order
         except DamagedCheckpoint as damage:
             warnings.warn(f"{damage}; it is measured again", stacklevel=2)
     found = {name: value.detach().cpu().contiguous() for name, value in compute().items()}
     try:
-        tensorfile.write(path, found, {"about": told})
+        tensorfile.write(path, found, {"about": told, "names": json.dumps(list(found))})
     except OSError as reason:
         warnings.warn(f"what was measured could not be kept in {path.parent} ({reason})", stacklevel=2)
     return found

@@ -142,6 +142,13 @@ def defended(classifier: Callable[[Tensor], Tensor], clean: Cleaner, *, draws: i
     return classify
 
 
-def straight_through(clean: Cleaner) -> Cleaner:
-    """Give a cleaner the gradient of the identity: what an attacker does where there is none of use."""
-    return lambda x: x + (clean(x.detach()) - x).detach()
+def straight_through(clean: Cleaner, *, like: Cleaner | None = None) -> Cleaner:
+    """Give a cleaner the gradient of the identity, or of `like`: what an attacker does where there is none of use."""
+
+    def cleaned(x: Tensor) -> Tensor:
+        if not torch.is_grad_enabled():
+            return clean(x)
+        smooth = x if like is None else like(x)
+        return smooth + (clean(x.detach()) - smooth).detach()
+
+    return cleaned

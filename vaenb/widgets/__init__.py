@@ -5,6 +5,7 @@ An explorer is a small class whose attributes are its sliders and outputs, and w
 
 from vaenb.widgets.cleaning import CleaningExplorer
 from vaenb.widgets.denoising import DenoisingExplorer
+from vaenb.widgets.effort import EffortExplorer
 from vaenb.widgets.latent import LatentAttackExplorer
 from vaenb.widgets.ood import ContrastExplorer, DetectorExplorer
 from vaenb.widgets.penalty import PenaltyExplorer
@@ -19,6 +20,7 @@ __all__ = [
     "ContrastExplorer",
     "DenoisingExplorer",
     "DetectorExplorer",
+    "EffortExplorer",
     "LatentAttackExplorer",
     "PenaltyExplorer",
     "RepairExplorer",
