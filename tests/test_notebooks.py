@@ -152,6 +152,18 @@ def test_rebuilt_notebooks_are_easy_to_read():
             assert len(notebook.cells) <= 45 and len(words) <= 1_800, path.name
 
 
+def test_a_table_of_claims_is_of_what_its_notebook_measures_or_speaks_of():
+    for path in NOTEBOOKS:
+        if path.stem in REBUILT:
+            text = "\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells)
+            table = re.compile(r"<!-- claims: (.*?) -->.*?<!-- end of claims -->", re.DOTALL)
+            asked = " ".join(table.findall(text)).split()
+            elsewhere = table.sub("", text)
+            # by its whole name, or by the part of a run that is called like it: "ood" for q.002a.ood
+            known = [claim in elsewhere or f'"{claim.split(".")[-1]}"' in elsewhere for claim in asked]
+            assert all(known), path.name
+
+
 def test_it_carries_no_traces_of_its_execution(notebook):
     assert set(notebook.metadata) <= {"kernelspec", "language_info"}
     assert all(set(cell.metadata) <= {"tags"} for cell in notebook.cells)

@@ -6,6 +6,7 @@ import ipywidgets as ipw
 import torch
 from torch import Tensor
 
+from vaenb.attacks.classifier import predict
 from vaenb.checks import check_classifier, check_images, check_labels, check_radii, check_shape
 from vaenb.plots import COLORS
 from vaenb.widgets.chart import Chart, Explorer, check_pairs, enlarged, slider_of
@@ -43,8 +44,8 @@ class CleaningExplorer(Explorer):
             for name, images in {"attacked": attacked[key], "cleaned": cleaned[key]}.items():
                 check_shape(images, f"{name}[{key!r}]", shape, "images at each of radii")
                 check_images(images.flatten(0, 1), f"{name}[{key!r}]")
-            self.before[key] = _labels(classifier, attacked[key])
-            self.behind[key] = _labels(classifier, cleaned[key])
+            self.before[key] = predict(classifier, attacked[key].flatten(0, 1)).view(shape[:2])
+            self.behind[key] = predict(classifier, cleaned[key].flatten(0, 1)).view(shape[:2])
         check_labels(labels, shape[1])
         shown = [f"{eps:.3g}" for eps in self.radii]
         self.eps = slider_of(range(len(shown)), "attack radius ε", shown.__getitem__, index=len(shown) // 2)
@@ -80,7 +81,3 @@ class CleaningExplorer(Explorer):
                 chart.dot(self.radii[k], share[k], color)
             legend.append((other, color))
         self.curve.value = chart.svg(*legend)
-
-
-def _labels(classifier: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-    return classifier(images.flatten(0, 1)).argmax(1).view(images.shape[:2])
