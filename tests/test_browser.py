@@ -47,7 +47,7 @@ SMALLER = {
     "07_diffusion": {"epochs": 2, "lessons": 1, "count": 16, "samples": 20, "few": 4, "radii": [0.1]},
     "08_seatbelt": {"layers": [2], "epochs": 3, "count": 4, "grid": 3},
     "09_likelihood_and_ood": {"families": ["bernoulli"], "count": 40, "some": 8, "few": 4, "part": 200, "epochs": 2},
-    "10_audit_your_own": {"count": 20, "attacked": 3, "steps": 2, "epochs": 2, "limit": 300, "guests": ["pythae"]},
+    "10_audit_your_own": {"count": 20, "attacked": 2, "epochs": 1, "limit": 300, "guests": ["pythae"]},
 }
 
 
@@ -260,7 +260,14 @@ EXPLORERS = {
         "higher than that of": {"contrast": LEFT, "brightness": LEFT, "image": RIGHT},
         "AUROC": {"false alarms": RIGHT, "detector": RIGHT, "pair": RIGHT},
     },
-    "10_audit_your_own": {"SSIM": {"attack radius ε": ("ArrowLeft", 3), "model": RIGHT, "test image": RIGHT}},
+    "10_audit_your_own": {
+        "SSIM": {
+            "on the code, radius ε": RIGHT,
+            "on the image, radius δ": RIGHT,
+            "model": RIGHT,
+            "test image": RIGHT,
+        }
+    },
     "11_claims": {},  # it has a slider without a kernel only
 }
 TESTED = re.search(r"^TESTED =((?:.*\\\n)*.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE).group(1)

@@ -38,7 +38,7 @@ def test_the_adapter_of_the_readme_can_be_attacked_and_measured(tmp_path, monkey
     exec(use, names)
     monkeypatch.chdir(tmp_path)
     exec(page, names)
-    assert names["report"].table().count("|") > 50 and (tmp_path / "runs" / "mine" / "page.csv").is_file()
+    assert names["report"].table().count("|") > 50 and (tmp_path / "runs" / "mine" / "page.html").is_file()
     model, x = names["model"], names["x"]
     check_model(model)
     check_images(model.decode(names["result"].adversarial).detach())

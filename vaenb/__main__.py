@@ -1,4 +1,4 @@
-"""The command line: `vaenb run`, `sweep`, `paper`, `claims`, `verify`, `collect`, `publish`, `zoo`.
+"""The command line: `vaenb audit`, `run`, `sweep`, `paper`, `claims`, `verify`, `collect`, `publish`, `zoo`.
 
 A command imports what it needs when it is called, so that `--help` answers at once.
 """
@@ -28,6 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
         "collect": _collect,
         "publish": _publish,
         "zoo": _zoo,
+        "audit": _audit,
     }
     closed = sys.stdout is None  # as by >&-
     if closed:
@@ -43,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except (ModuleNotFoundError, OSError, ValueError, RunFailed) as error:  # papermill and its like are not of the core
-        remedy = "; notebooks need pip install 'vaenb[lab]'" if isinstance(error, ModuleNotFoundError) else ""
+        remedy = "; notebooks and pages need pip install 'vaenb[lab]'" if isinstance(error, ModuleNotFoundError) else ""
         print(f"vaenb: {error}{remedy}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -86,9 +87,33 @@ def _parser() -> argparse.ArgumentParser:
     publish = commands.add_parser("publish", help="execute notebooks and write them back clean, as they are committed")
     publish.add_argument("notebooks", type=_path, nargs="+")
     zoo = commands.add_parser("zoo", help="show the reference models, or build them anew from the full data")
-    build = zoo.add_subparsers(dest="action").add_parser("build", help="train, judge and measure them")
+    actions = zoo.add_subparsers(dest="action")
+    build = actions.add_parser("build", help="train, judge and measure them")
     build.add_argument("names", nargs="*", help="only these (default: what is missing or has a new recipe)")
+    again = actions.add_parser("audit", help="audit them: the reference models of every audit, and the leaderboard")
+    again.add_argument("names", nargs="*", help="only these (default: what has no audit of its present weights)")
+    _add_audit(commands)
     return parser
+
+
+def _add_audit(commands) -> None:
+    audit = commands.add_parser("audit", help="how robust is my VAE? A page, beside the zoo's models")
+    audit.add_argument("model", help="mine.py:model, zoo:mnist/kld, or with --adapter a folder")
+    audit.add_argument("--adapter", choices=("diffusers", "pythae"), help="the library that saved the folder")
+    audit.add_argument("--data", required=True, metavar="IMAGES", help="an .npz, a folder of images, a known set")
+    audit.add_argument("--size", type=int, help="scale the images to so many pixels a side")
+    outside = "out-of-distribution images, as often as wanted (default: sprites, which are drawn)"
+    audit.add_argument("--outside", action="append", default=[], metavar="NAME=IMAGES", help=outside)
+    audit.add_argument("--labels", action="store_true", help="use the labels in --data: a probe of the codes")
+    budget = "how many images and attacks: a first look, the page (default), a paper"
+    audit.add_argument("--budget", choices=("quick", "standard", "thorough"), default="standard", help=budget)
+    audit.add_argument("--attacked", type=int, help="how many images are attacked (default: the budget's)")
+    known = ("mnist", "fashion_mnist")
+    audit.add_argument("--reference", type=str.lower, choices=known, help="the set that the images in --data are of")
+    audit.add_argument("--seed", type=int, default=0, help="of attacks and chains (default: 0)")
+    audit.add_argument(
+        "-o", "--folder", type=_path, default=Path("audit"), help="where the page goes (default: audit/)"
+    )
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -175,6 +200,8 @@ def _zoo(options: argparse.Namespace) -> int:
     if options.action is None:
         print(zoo.table())
         return 0
+    if options.action == "audit":
+        return _zoo_audit(options)
     names = options.names or building.stale()
     for name in names:
         zoo.recipe(name)  # an unknown one is refused now, and not hours later
@@ -189,6 +216,41 @@ def _zoo(options: argparse.Namespace) -> int:
         print(f"built  {name}  {about['quality']}", flush=True)
         files.write(files.project_folder() / "docs" / "zoo.md", building.page())
     return status
+
+
+def _zoo_audit(options: argparse.Namespace) -> int:
+    from vaenb import files
+    from vaenb.audit import reference
+    from vaenb.zoo import building
+
+    for name in options.names or reference.missing():
+        reference.make(name)
+        print(f"audited {name}", flush=True)
+        files.write(files.project_folder() / "docs" / "zoo.md", building.page())
+    return 0
+
+
+def _audit(options: argparse.Namespace) -> int:
+    from vaenb.audit import command, page
+    from vaenb.data import DatasetUnavailable
+
+    if options.folder.exists() and not options.folder.is_dir():
+        print(f"vaenb: -o: a folder expected, {options.folder} is a file", file=sys.stderr)
+        return 1
+    options.folder.mkdir(parents=True, exist_ok=True)  # before hours of work that could not be written
+    try:
+        report, title = command.audited(options)
+    except (TypeError, ValueError) as reason:
+        print(f"vaenb: can't audit {options.model}: {reason}", file=sys.stderr)
+        return 2
+    except (DatasetUnavailable, ModuleNotFoundError) as reason:
+        print(f"vaenb: {reason}", file=sys.stderr)
+        return 1
+    print(page.summary(report), flush=True)
+    print(f"\npage  {page.write(report, options.folder, title=title)}")
+    if report.stopped:
+        return 130 if report.stopped == "by Ctrl-C" else 2
+    return 0
 
 
 def _told(errors: dict) -> int:

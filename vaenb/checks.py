@@ -34,11 +34,13 @@ def check_model(model) -> None:
     if missing:
         raise TypeError(
             f"model: {type(model).__name__} has no {', '.join(missing)}; a LatentModel has posterior(x), "
-            "decode(z), log_prior(z) and log_likelihood(x, z): wrap yours in a class with these four methods"
+            "decode(z), log_prior(z) and log_likelihood(x, z): wrap yours in a class with these four methods, or "
+            "by vaenb.audit.wrap(encode, decode)"
         )
     if in_training(model):
         raise ValueError(
-            "model: it is in training mode, where BatchNorm mixes the images of a batch; call model.eval()"
+            "model: it is in training mode, where BatchNorm mixes the images of a batch and dropout is random; "
+            "call model.eval()"
         )
 
 
@@ -97,7 +99,8 @@ def evaluating(name: str) -> Iterator[None]:
         hook.remove()
     if training:
         raise ValueError(
-            f"{name}: it is in training mode, where BatchNorm mixes the images of a batch: a {training[0]} ran in it; "
+            f"{name}: it is in training mode, where BatchNorm mixes the images of a batch and dropout is random: "
+            f"a {training[0]} ran in it; "
             f"call {name}.eval(), or eval() of the network that it holds"
         )
 

@@ -21,6 +21,7 @@ from vaenb.checks import (
     check_nats,
     check_pixels,
     check_posterior,
+    evaluating,
 )
 
 
@@ -85,11 +86,12 @@ def check_contract(model, x: Tensor) -> None:
     check_model(model)
     check_images(x)
     x = x.detach().clone().requires_grad_()
-    q = _called("posterior", model.posterior, x)
-    check_posterior(q, len(x))
-    _check_spread(q)
-    z = q.mean.detach().requires_grad_()
-    images = _called("decode", model.decode, z)
+    with evaluating("model"):
+        q = _called("posterior", model.posterior, x)
+        check_posterior(q, len(x))
+        _check_spread(q)
+        z = q.mean.detach().requires_grad_()
+        images = _called("decode", model.decode, z)
     check_decoded(images, x)
     check_pixels(images)
     first = _called("posterior", model.posterior, x[:1])
@@ -121,7 +123,18 @@ def _called(name: str, method: Callable, *arguments, **keywords):
         given = [f"{a.dtype} {tuple(a.shape)}" for a in arguments if isinstance(a, Tensor)]
         given += [f"{keyword}=…" for keyword in keywords]
         called = f"called with {' and '.join(given)} " if given else ""
-        raise ValueError(f"{name}: {called}it raised {type(error).__name__}: {error}") from error
+        raise ValueError(f"{name}: {called}it raised {type(error).__name__}: {error}{_hint(name, error)}") from error
+
+
+def _hint(name: str, error: Exception) -> str:
+    text = str(error)
+    if "dtype" in text:
+        return "; images are float32: call .float() on the network"
+    if "more than 1 value per channel" in text:
+        return "; a network in training mode: call .eval() on it"
+    if name == "posterior" and ("shape" in text or "channels" in text):
+        return "; does the model take images of another size, or of other channels?"
+    return ""
 
 
 def _check_spread(q) -> None:

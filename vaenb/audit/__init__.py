@@ -1,6 +1,21 @@
-"""The standard audit of any LatentModel, and its page."""
+"""The standard audit of any LatentModel: measures, words, reference models, a page."""
 
-from vaenb.audit.page import audit_page
-from vaenb.audit.report import Report, audit
+from vaenb.audit.adapters import from_diffusers, from_pythae, wrap
+from vaenb.audit.budget import BUDGETS, Budget
+from vaenb.audit.report import AuditFailed, AuditInterrupted, Measure, Report
+from vaenb.audit.run import audit
+from vaenb.audit.verdicts import verdicts
 
-__all__ = ["Report", "audit", "audit_page"]
+__all__ = [
+    "BUDGETS",
+    "AuditFailed",
+    "AuditInterrupted",
+    "Budget",
+    "Measure",
+    "Report",
+    "audit",
+    "from_diffusers",
+    "from_pythae",
+    "verdicts",
+    "wrap",
+]

@@ -1,154 +1,168 @@
-"""One page about one model."""
+"""The page of an audit: one HTML file that needs no network, and beside it the numbers and the pictures."""
 
-from collections.abc import Mapping
+import base64
+import html
+from importlib import metadata
+from pathlib import Path
 
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
-from vaenb.audit.report import Found, Report
-from vaenb.plots.charts import dots
-from vaenb.plots.curves import band, mean_line
-from vaenb.plots.style import COLORS, GUIDE, SYMBOLS, bare_axes, framed, marked, picture_of, plain, six, tile
-from vaenb.stats import Estimate
+from vaenb import files
+from vaenb.audit.figures import figures
+from vaenb.audit.reference import Band, band
+from vaenb.audit.report import Report, digits, shown
+from vaenb.audit.verdicts import verdicts, warnings
+from vaenb.plots.saving import save
+from vaenb.plots.style import tile
 
-_UNITS = {"latent": "radius ε / spread of the codes", "encoder": "radius δ (L∞, pixels in 0…1)"}
-_SIMILARITY = "SSIM to the clean reconstruction"
-_REPAIR = {  # what the report calls the images, and what the page does
-    "SSIM to the clean reconstruction, attacked": "attacked",
-    "… attacked, repaired": "repaired",
-    "… clean image through HMC": "clean, HMC",
+_SIDE = 112  # pixels of a picture on the page, or more
+_READ = {  # how a figure is read
+    "curves": "The lower the solid line beside the dashed one, the more an attacker gains over chance. Bands are ±2 "
+    "standard errors over images. The two yardsticks of the decoder may rank models differently: a spread is the "
+    "standard deviation of one latent, a distance the √D spreads that a code typically lies from the centre.",
+    "reference": "The dot is this model with its 95 % interval over images, each grey stroke a model of the zoo.",
+    "repair": "HMC moves the code of an attacked image towards those that explain the image. What it does to clean "
+    "images is its price.",
+    "outside": "1: every other image scores as more foreign than every image of the data; ½: guessing; below ½: taken "
+    "for the model's own. File size asks no model at all.",
+    "labels": "A linear probe of codes, fitted on images that nobody attacked.",
+    "latents": "Where a posterior's own deviation reaches that of all codes, the latent says nothing.",
+    "strength": "Lines are means over all starts, the diamond is the mean of the best ones: at 1 it has found what "
+    "doubled steps and starts find. On the decoder an attack climbs the squared error, on the encoder a divergence; "
+    "robustness is read in SSIM, so a warning stands on top only where doubling lowers the area under SSIM.",
 }
 
 
-def audit_page(report: Report, *, title: str = "") -> go.Figure:
-    """Draw an audit on one page: pictures, both DD-curves, what HMC repairs, OOD scores, and the latents' scale.
+def write(report: Report, folder: Path | str, *, title: str = "") -> Path:
+    """Write page.html, report.json, report.csv and the figures' PNGs into a folder (PNGs of charts need a Chrome).
 
-    What is not defined for the model is said where it would be.
+    Gives the page's path. Raises OSError where the folder can't be written.
     """
-    eps = report.curves["latent"].radii[-1]
-    delta = report.curves["encoder"].radii[-1]
-    panels = (
-        f"Test images, ε = {eps:g} spreads, δ = {delta:g}",
-        "Attack on the code",
-        "Attack on the image",
-        "HMC repair",
-        "Out-of-distribution images",
-        "The latents",
+    folder = Path(folder)
+    beside = band(report)
+    drawn = figures(report, beside)
+    _remove_figures(folder)
+    files.write_json(folder / "report.json", _stored(report, beside))
+    files.write_csv(folder / "report.csv", report.rows())
+    path = folder / "page.html"
+    files.write(path, _page(report, beside, drawn, title))
+    if report.pictures:
+        files.write(folder / "pictures.png", tile(list(report.pictures.values()), zoom=_zoom(report)))
+    for name, fig in drawn.items():
+        save(fig, folder, name)
+    return path
+
+
+def _remove_figures(folder: Path) -> None:
+    """Those of an earlier report, of which this one may have fewer."""
+    if not (folder / "report.json").is_file():
+        return
+    for name in (*_READ, "pictures"):
+        for path in folder.glob(f"{name}.*"):
+            path.unlink()
+
+
+def summary(report: Report) -> str:
+    """The warnings and the verdicts as lines of text."""
+    beside = band(report)
+    lines = [f"! {warning}" for warning in warnings(report, beside)]
+    for name, line in verdicts(report, beside).items():
+        lines.append(f"{name}: {line}")
+    return "\n".join(lines)
+
+
+def _stored(report: Report, beside: Band) -> dict:
+    versions = {name: metadata.version(name) for name in ("vaenb", "torch")}
+    words = {"warnings": warnings(report, beside), "verdicts": verdicts(report, beside)}
+    return words | {"reference": beside.words, "versions": versions} | report.to_json()
+
+
+def _page(report: Report, beside: Band, drawn: dict[str, go.Figure], title: str) -> str:
+    title = html.escape(title or f"Audit of {report.settings.get('model', 'a model')}")
+    alarms = [f'<p class="alarm">{html.escape(text)}</p>' for text in warnings(report, beside)]
+    words = []
+    for name, line in verdicts(report, beside).items():
+        words.append(f"<tr><th>{html.escape(name)}</th><td>{html.escape(line)}</td></tr>")
+    charts = []
+    for number, (name, fig) in enumerate(drawn.items()):
+        chart = fig.to_html(full_html=False, include_plotlyjs=number == 0)
+        charts.append(f"{chart}<p>{html.escape(_READ[name])}</p>")
+    return _TEMPLATE.format(
+        title=title,
+        settings=html.escape(_settings(report)),
+        alarms="\n".join(alarms),
+        verdicts="\n".join(words),
+        pictures=_pictures(report),
+        charts="\n".join(charts),
+        measures=_measures(report, beside),
     )
-    room = {"vertical_spacing": 0.22, "horizontal_spacing": 0.11}
-    fig = make_subplots(2, 3, subplot_titles=panels, column_widths=[0.36, 0.32, 0.32], **room)
-    _draw_pictures(fig, report)
-    for column, kind in enumerate(_UNITS, start=2):
-        _draw_curves(fig, report, kind, column)
-    _draw_repair(fig, report)
-    _draw_outside(fig, report)
-    _draw_scale(fig, report)
-    fig.update_annotations(font_size=14, selector=lambda note: note.text in panels, yshift=24)
-    fig.update_xaxes(title_font_size=13, title_standoff=8, tickfont_size=12)
-    fig.update_yaxes(title_font_size=13, title_standoff=4, tickfont_size=12)
-    above = {"orientation": "h", "yanchor": "bottom", "font": {"size": 12}}
-    fig.update_layout(legend=above | {"x": 0.5, "y": 1})
-    fig.update_layout(legend2=above | {"x": 0.42, "y": 0.39})
-    fig.update_layout(legend3=above | {"x": 0.76, "y": 0.39})
-    text = f"{title}<br><sup>{_summary(report)}</sup>"
-    heading = {"text": text, "y": 0.97, "yref": "container"}
-    return framed(fig, 1180, 860, title=heading, margin={"t": 130, "l": 125})
 
 
-def _summary(report: Report) -> str:
-    """Clean quality, the areas under attack, and sizes, as a line of text."""
-    names = {
-        "ELBO in nats": "clean quality: ELBO (nats)",
-        "MSE": "clean quality: reconstruction MSE",
-        "SSIM": "clean quality: reconstruction SSIM",
-        "AADDC latent": "latent attack: AADDC",
-        "AADDC encoder": "encoder attack: AADDC",
-    }
-    parts = []
-    for shown, name in names.items():
-        found = report[name]
-        text = f"{shown} {found.effect:.3g}" if isinstance(found, Estimate) else f"no {shown}"
-        parts.append(text.replace("-", "−"))
-    sizes = report.settings
-    parts.append(f"{sizes['images']} images, {sizes['attacked']} attacked")
-    parts.append(f"D = {sizes['latent_dim']}")
+def _settings(report: Report) -> str:
+    about = report.settings
+    parts = [f"{about.get('images')} images {about.get('shape')}, {about.get('attacked')} attacked"]
+    parts.append(f"PGD of {about.get('steps')} steps from {about.get('restarts')} starts, seed {about.get('seed')}")
+    if "latents" in about:
+        parts.append(f"{about['latents']} latents")
+    if about.get("assumed"):
+        parts.append(f"p(x|z) assumed: {about['assumed']}")
+    parts.append(f"vaenb {metadata.version('vaenb')}")
     return " · ".join(parts)
 
 
-def _draw_pictures(fig: go.Figure, report: Report) -> None:
-    rows = report.pictures
-    fig.add_trace(picture_of(tile(list(rows.values()))), 1, 1)
-    bare_axes(fig, list(rows), rows["clean"].shape[-2], row=1, col=1)
-    fig.update_xaxes(tickvals=[], row=1, col=1)
-    fig.update_yaxes(constraintoward="top", row=1, col=1)
+def _zoom(report: Report) -> int:
+    side = next(iter(report.pictures.values())).shape[-1]
+    return max(1, -(-_SIDE // side))
 
 
-def _draw_curves(fig: go.Figure, report: Report, kind: str, column: int) -> None:
-    where = {"row": 1, "col": column}
-    ways = (
-        ("attack", kind, COLORS[1], "solid"),
-        ("random step of its length", f"{kind} random", COLORS[0], "dash"),
-    )
-    for name, key, color, dash in ways:
-        curve, line = report.curves[key], {"color": color, "dash": dash}
-        band(fig, curve, "SSIM", color, where)
-        mean_line(fig, curve, "SSIM", name=name, showlegend=column == 2, line=line, **where)
-    fig.update_xaxes(title=_UNITS[kind], **where)
-    fig.update_yaxes(title=_SIMILARITY, range=[-0.05, 1.05], **where)
+def _pictures(report: Report) -> str:
+    rows = []
+    for name, images in report.pictures.items():
+        png = base64.b64encode(tile([images], zoom=_zoom(report))).decode()
+        picture = f'<img alt="{html.escape(name)}" src="data:image/png;base64,{png}">'
+        rows.append(f"<tr><th>{html.escape(name)}</th><td>{picture}</td></tr>")
+    return "\n".join(rows)
 
 
-def _draw_repair(fig: go.Figure, report: Report) -> None:
-    """SSIM before and after HMC, or why there is none."""
-    for section, repair in report.estimates.items():
-        if section.startswith("HMC"):
-            found = {shown: repair[name] for name, shown in _REPAIR.items() if name in repair}
-            _draw_estimates(fig, {"": found or repair}, _SIMILARITY, 1)
+def _measures(report: Report, beside: Band) -> str:
+    rows = []
+    for name, measure in report.measures.items():
+        others = list(beside.effects(name).values())
+        span = f"{digits(min(others))} … {digits(max(others))}" if others else ""
+        count = getattr(measure.found, "n", "")
+        cells = "".join(
+            f"<td>{html.escape(str(cell))}</td>" for cell in (shown(measure.found), measure.unit, count, span)
+        )
+        rows.append(f"<tr><th>{html.escape(name)}</th>{cells}</tr>")
+    return "\n".join(rows)
 
 
-def _draw_outside(fig: go.Figure, report: Report) -> None:
-    """AUROC of the scores, for each out-of-distribution set."""
-    sets: dict[str, dict[str, Found]] = {}
-    for section, found in report.estimates.items():
-        if section.startswith("outside: "):
-            sets[section.removeprefix("outside: ")] = found
-    groups = sets or {"": {"none given": "not measured"}}
-    _draw_estimates(fig, groups, "AUROC (left of ½: taken for in-distribution)", 2)
-    fig.add_vline(0.5, line=GUIDE, row=2, col=2)
-
-
-def _draw_estimates(fig: go.Figure, groups: Mapping[str, Mapping[str, Found]], x: str, column: int) -> None:
-    """Draw estimates with their intervals, a row for each measure; what is missing is said in its row."""
-    where = {"row": 2, "col": column}
-    first = next(iter(groups.values()))
-    rows = list(first)
-    for number, (name, group, marker) in enumerate(marked(groups, SYMBOLS[:4], COLORS[2:])):
-        shift = 0.24 * (number - (len(groups) - 1) / 2)
-        found, places = [], []
-        for row, estimate in group.items():
-            if isinstance(estimate, Estimate):
-                found.append(estimate)
-                places.append(rows.index(row) + shift)
-        drawn = dots(found, six(places), marker)
-        fig.add_scatter(name=name, showlegend=bool(name), legend="legend2", **drawn, **where)
-    note = {"x": 0.02, "xanchor": "left", "showarrow": False, "bgcolor": "white", "font_size": 12}
-    for k, reason in enumerate(first.values()):
-        if isinstance(reason, str):
-            fig.add_annotation(text=reason.partition(":")[0], y=k, **note, **where)
-    fig.update_yaxes(tickvals=list(range(len(rows))), ticktext=rows, **where)
-    fig.update_yaxes(range=[len(rows) - 0.4, -0.6], **where)
-    fig.update_xaxes(title=x, range=[-0.04, 1.04], **where)
-
-
-def _draw_scale(fig: go.Figure, report: Report) -> None:
-    where = {"row": 2, "col": 3}
-    places = list(range(1, len(report.spreads) + 1))
-    drawn = (
-        ("of all codes", report.spreads, COLORS[6], "circle"),
-        ("of q(z|x), mean", report.stddevs, COLORS[5], "x"),
-    )
-    for name, values, color, symbol in drawn:
-        marker = {"color": color, "symbol": symbol, "size": 7}
-        style = {"mode": "markers", "legend": "legend3", "marker": marker}
-        fig.add_scatter(x=places, y=plain(values), name=name, **style, **where)
-    fig.update_xaxes(title="latent, the widest first", **where)
-    fig.update_yaxes(title="standard deviation", rangemode="tozero", **where)
+_TEMPLATE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>
+body {{ font: 15px/1.45 Helvetica, Arial, sans-serif; color: #222 }}
+body {{ max-width: 1120px; margin: 2em auto; padding: 0 1em }}
+.alarm {{ border-left: 5px solid #D55E00; background: #FDF1E9; padding: .5em 1em; margin: .4em 0 }}
+table {{ border-collapse: collapse }} th {{ text-align: left; font-weight: 600; padding: .25em 1.2em .25em 0 }}
+td {{ padding: .25em 1.2em .25em 0 }} tr {{ border-bottom: 1px solid #E5E5E5 }} img {{ image-rendering: pixelated }}
+.small {{ font-size: 13px }} p {{ max-width: 75ch }}
+</style></head><body>
+<h1>{title}</h1><p>{settings}</p>
+{alarms}
+<h2>In words</h2>
+<p><b>decoder</b>: a code is moved within a radius so that the picture changes as much as possible. <b>encoder</b>: the
+pixels of an image are moved by at most δ (0 is black, 1 white) so that its code changes as much as possible.
+<b>SSIM</b> says how similar two pictures are, 1 for equal ones; <b>AADDC</b> is the area under it over the radii, and
+larger is more robust. Attacks are projected gradient ascent (PGD). <b>repair</b>: a Markov chain (HMC) moves the code
+of an attacked image towards codes that explain this image. <b>−ELBO against</b> other images: is the model's own loss
+larger for them? AUROC is the probability that it is; ½ is guessing. Reference models come with vaenb.</p>
+<table>{verdicts}</table>
+<h2>In pictures</h2><table>{pictures}</table>
+<h2>In charts</h2>
+{charts}
+<h2>In numbers</h2>
+<p>Intervals are 95 % bootstraps over images: they say nothing of another training run. The last column is the range of
+the reference models.</p>
+<table class="small"><tr><th>measure</th><td>value [95 %]</td><td>unit</td><td>images</td><td>reference</td></tr>
+{measures}</table>
+</body></html>
+"""

@@ -63,6 +63,25 @@ def load(
     return images if size is None else replace(images, images=_resized(images.images, size))
 
 
+def whole(path: Path | str, *, size: int | None = None, limit: int | None = None, seed: int = 0) -> ImageSet:
+    """Load all images of an .npz or of a folder, which `load` would split; the rest as there."""
+    if size is not None:
+        check_whole("size", size)
+    if limit is not None:
+        check_whole("limit", limit)
+    path = expanded(path)
+    if path.is_dir():
+        photos = PhotoFolder.find(path)
+        images = photos.read(_limited_index(torch.arange(len(photos)), limit, seed), size)
+    elif path.is_file():
+        images = _limited(read_npz(path, path.stem, ""), limit, seed)
+    else:
+        raise DatasetUnavailable(f"{path} does not exist; a path names an .npz or a folder of images")
+    name = f"{images.name} (a path)" if images.name in BENCHMARKS else images.name
+    sized = images.images if size is None else _resized(images.images, size)
+    return replace(images, images=sized, name=name, split="test")
+
+
 def _path(name: str | Path, split: str, folder: Path) -> Path | None:
     """The path that is meant, or None where it is a name: of a known set, of one in the data folder, or misspelt."""
     if isinstance(name, Path) or os.sep in name or name.endswith(".npz"):

@@ -125,6 +125,12 @@ are comparable between models of the same likelihood only: that of `mnist/vae` i
 models are Gaussian. A deterministic autoencoder (`mmd-dae`, `swt-dae`) has none. A model whose KL is 0 tells nothing:
 `mnist/kld-beta10` draws the same picture for every digit. It is here as a warning, since nothing is harder to attack.
 
+The last five columns come from the standard audit ([your own model](your-model.md)) on 300 test images, 16 of them
+attacked: areas under the SSIM that an attack leaves (of the decoder by two yardsticks, of the encoder), and the SSIM to
+the clean reconstruction of attacked and of clean images after HMC. Larger is more robust. Read them beside the SSIM: a
+model that shows little has little to lose. `vaenb zoo audit` measures what is missing, into `vaenb/zoo/audits.json`,
+which every audit page shows as its reference; a model that is built anew loses its audit until then.
+
 ## Load one
 
 ```python
@@ -145,7 +151,8 @@ A file that is damaged or that does not belong to its card is refused.
 2. Run `vaenb zoo build NAME`. It trains on the full data (`VAENB_DATA`), and once more with four thirds of the passes.
    Both trainings are kept in the checkpoint store (`VAENB_CACHE`), so a build that was stopped goes on.
 3. Where the gate fails nothing is written: give the recipe more passes, and run it again.
-4. Commit the two files in `{folder}` and this page.
+4. Run `vaenb zoo audit NAME`.
+5. Commit the two files in `{folder}`, `vaenb/zoo/audits.json` and this page.
 
 Without names `vaenb zoo build` makes the models that are missing and those whose recipe has changed.
 """

@@ -11,8 +11,16 @@ from vaenb.tensorfile import DamagedCheckpoint
 from vaenb.zoo.recipes import BUILDERS, RECIPES, hint
 
 WEIGHTS = Path(__file__).parent / "weights"
+AUDITS = Path(__file__).parent / "audits.json"  # written by `vaenb zoo audit`
 _FIELDS = {"name", "recipe", "data", "quality", "gate", "made", "versions", "digest"}  # of every card
-_COLUMNS = ("model", "net", "latents", "penalty", "data", "passes", "ELBO", "KL", "SSIM", "accuracy", "kB")
+_COLUMNS = ("model", "net", "latents", "penalty", "data", "ELBO", "KL", "SSIM", "accuracy")
+_AUDITED = {  # a column for each of these measures of the audit
+    "decoder by spreads": "decoder by spreads: AADDC",
+    "decoder by distance": "decoder by distance: AADDC",
+    "encoder": "encoder: AADDC",
+    "repaired": "repair: attacked image, repaired",
+    "clean, HMC": "repair: clean image through HMC",
+}
 
 
 def names() -> list[str]:
@@ -79,19 +87,43 @@ def _untrained(described: dict) -> Any:
         return build(**described["arguments"])
 
 
-def table() -> str:
-    """Every model with its quality on 1,000 test images, as a Markdown table.
+def audits() -> dict[str, dict]:
+    """The audits of the zoo's models by name: data, settings, and each measure's effect, low and high.
 
-    The ELBO and the KL from the prior are in nats; ELBOs of different likelihoods are not comparable.
+    One that is older than the model's weights is left out. Raises ValueError for a damaged file.
     """
-    lines = [_COLUMNS, ["---"] * len(_COLUMNS)]
+    if not AUDITS.is_file():
+        return {}
+    found = {}
+    for name, audit in files.read_json(AUDITS, dict).items():
+        if name in names() and card(name)["digest"] == audit["digest"]:
+            found[name] = audit
+    return found
+
+
+def table() -> str:
+    """The leaderboard: every model with its quality on 1,000 test images and its audit, as a Markdown table.
+
+    The ELBO and the KL from the prior are in nats; ELBOs of different likelihoods are not comparable. The audit's
+    columns are areas under SSIM (AADDC), and the SSIM after HMC: larger is more robust.
+    """
+    head = [*_COLUMNS, *_AUDITED]
+    lines = [head, ["---"] * len(head)]
+    audited = audits()
     for name in names():
-        lines.append(_row(card(name)))
+        measures = audited.get(name, {}).get("measures", {})
+        lines.append(_row(card(name)) + _audited(measures))
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def _audited(measures: dict) -> list[str]:
+    cells = []
+    for measure in _AUDITED.values():
+        cells.append(f"{measures[measure][0]:.2f}" if measure in measures else "–")
+    return cells
+
+
 def _row(about: dict) -> list[str]:
-    weights, _ = paths(about["name"])
     made, quality = about["recipe"], about["quality"]
     arguments = made["arguments"]
     penalty = f"{arguments['beta']:g} · {arguments['regularizer']}" if "beta" in arguments else "–"
@@ -101,12 +133,10 @@ def _row(about: dict) -> list[str]:
         str(arguments.get("latent_dim", "–")),
         penalty,
         f"{made['data']}, {made['size']} × {made['size']}",
-        str(made["training"]["epochs"]),
         _number(quality, "ELBO", ".1f"),
         _number(quality, "KL", ".1f"),
         _number(quality, "SSIM", ".3f"),
         _number(quality, "accuracy", ".3f"),
-        f"{weights.stat().st_size / 1000:.0f}",
     ]
 
 
