@@ -48,7 +48,7 @@ def test_every_notebook_has_a_run_with_a_figure():
     drawn = {run["notebook"] for run in MANIFEST if run["figures"]}
     without = {"00_start_here", "11_claims"}  # one claims nothing, the other reads what the rest found
     # 2026-11: their evidence is still to come, as they say
-    without |= {"02_alarms_and_cleaning", "04_latent_defences", "05_encoder_attacks_hmc", "06_attacker_who_knows"}
+    without |= {"05_encoder_attacks_hmc", "06_attacker_who_knows"}
     assert drawn | without == {path.stem for path in (ROOT / "notebooks").glob("[0-9]*.ipynb")}
 
 
@@ -118,7 +118,11 @@ def _found(folder: Path) -> list[tuple[float, ...]]:
     printed = folder / "printed.txt"
     told = INTERVAL.findall(printed.read_text()) if printed.is_file() else []
     rows = [row for path in folder.glob("*.csv") for row in csv.DictReader(path.read_text().splitlines())]
-    drawn = [(row[axis], row["low"], row["high"]) for row in rows if row.get("low") for axis in "xy"]
+    drawn = []
+    for row in rows:
+        for place in ("x", "y", "effect"):
+            if row.get("low") and place in row:
+                drawn.append((row[place], row["low"], row["high"]))
     numbers = [t for t in drawn if re.fullmatch(r"-?[\d.e-]+", t[0])]
     return _recorded(folder) + [_values(t) for t in told + numbers]
 
