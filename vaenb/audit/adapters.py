@@ -21,7 +21,6 @@ from vaenb.distributions import DiagonalGaussian, Point, standard_normal
 
 _GAUSSIAN = ("VAE", "BetaVAE", "BetaTCVAE", "FactorVAE", "DisentangledBetaVAE", "INFOVAE_MMD", "IWAE", "CIWAE", "MIWAE")
 _DETERMINISTIC = ("AE", "RAE_L2", "RAE_GP", "WAE_MMD", "VQVAE")
-ADAPTERS = ("diffusers", "pythae")
 _BEYOND = 0.05  # outside of 0…1, in which a pixel is not yet called cut off
 
 

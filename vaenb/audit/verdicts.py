@@ -62,12 +62,10 @@ def _rank(report: Report, name: str, mine: Estimate, band: Band) -> str:
     if not band.models:
         return "no reference models to stand beside"
     better, worse, alike = band.rank(f"{name}: AADDC", mine)
-    if not _standard(report):  # a weaker attack makes a model look stronger
-        return (
-            f"weaker than {better} or more of {better + worse + alike} {band.words}"
-            if better
-            else "no rank (a weaker attack)"
-        )
+    if not _standard(report):
+        if better and _weaker_attack(report):  # which makes a model look stronger
+            return f"weaker than {better} or more of {better + worse + alike} {band.words}"
+        return "no rank (another attack)"
     parts = []
     for count, words in ((better, "weaker than"), (worse, "stronger than"), (alike, "not told apart from")):
         if count:
@@ -130,6 +128,13 @@ def _standard(report: Report) -> bool:
     """Whether the attacks were those of the reference models."""
     standard = BUDGETS["standard"]
     return (report.settings.get("steps"), report.settings.get("restarts")) == (standard.steps, standard.restarts)
+
+
+def _weaker_attack(report: Report) -> bool:
+    standard, settings = BUDGETS["standard"], report.settings
+    steps, restarts = settings.get("steps", 0), settings.get("restarts", 0)
+    assert isinstance(steps, int) and isinstance(restarts, int)
+    return steps <= standard.steps and restarts <= standard.restarts
 
 
 def _says_little(report: Report) -> bool:
