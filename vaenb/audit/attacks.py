@@ -15,7 +15,7 @@ from torch import Tensor
 
 from vaenb.attacks import encoder, latent, pgd
 from vaenb.attacks.balls import Box
-from vaenb.attacks.pgd import LossFn
+from vaenb.attacks.pgd import AttackResult, LossFn
 from vaenb.audit.bench import Bench
 from vaenb.audit.budget import quarter
 from vaenb.audit.report import Climb
@@ -120,11 +120,21 @@ def climbed(bench: Bench, where: Surface, steps: int, restarts: int, name: str) 
         calls += 1
         return loss
 
+    found = climb(bench, where, traced, repeated, eps, steps, restarts)
+    best = found.loss[checked].mean().item()
+    bench.report.climbs[name] = Climb(path / (restarts * checked.sum().item()), best)
+    return _curve(bench, where, found.adversarial), found.stuck
+
+
+def climb(
+    bench: Bench, where: Surface, loss_fn: LossFn, inputs: Tensor, eps: float | Tensor, steps: int, restarts: int
+) -> AttackResult:
+    """PGD in a surface's norm and box, from the seed's beginning."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*had no gradient to follow")  # the report says it
-        found = pgd.pgd(
-            traced,
-            repeated,
+        return pgd.pgd(
+            loss_fn,
+            inputs,
             eps=eps,
             steps=steps,
             restarts=restarts,
@@ -133,9 +143,6 @@ def climbed(bench: Bench, where: Surface, steps: int, restarts: int, name: str) 
             generator=bench.rng(),
             chunk=bench.chunk,
         )
-    best = found.loss[checked].mean().item()
-    bench.report.climbs[name] = Climb(path / (restarts * checked.sum().item()), best)
-    return _curve(bench, where, found.adversarial), found.stuck
 
 
 def stepped(bench: Bench, where: Surface) -> DDCurve:

@@ -19,6 +19,7 @@ DRAWS = 16  # from each posterior, for ELBO and scores
 GRADIENTS = 301  # of an image's HMC chain, as `repair` has it by default
 REGRET_STEPS = 50
 QUERIES = 1000
+MORE_STEPS, MORE_RESTARTS = 4, 5  # times the standard ones, of the stronger PGD
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ def expected(
         through_decoder += 2 * attacked * GRADIENTS + sets * attacked * (2 * REGRET_STEPS + 2 * DRAWS)
         free += DRAWS * len(x) * (1 + sets)
     if budget.thorough:  # see `stronger`
-        more = 20 * budget.steps * budget.restarts + 4 * budget.steps
+        more = MORE_STEPS * MORE_RESTARTS * budget.steps * budget.restarts + 4 * budget.steps
         few = quarter(attacked)
         through_decoder += few * (2 * more + (2000 + 3 * GRADIENTS) * densities)
         through_encoder += few * more

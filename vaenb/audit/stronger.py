@@ -5,18 +5,17 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from vaenb.attacks import adaptive, pgd
+from vaenb.attacks import adaptive
 from vaenb.attacks.balls import ball_around
 from vaenb.attacks.latent import mean_squared_error
 from vaenb.attacks.lbfgs import minimize
 from vaenb.attacks.queries import query_attack
-from vaenb.audit.attacks import RADII, Surface, surface
+from vaenb.audit.attacks import RADII, Surface, climb, surface
 from vaenb.audit.bench import Bench, tried
-from vaenb.audit.budget import QUERIES, quarter
+from vaenb.audit.budget import MORE_RESTARTS, MORE_STEPS, QUERIES, quarter
 from vaenb.audit.measuring import chains_of
 
 AT = {"decoder by spreads": 1.0, "decoder by distance": 0.4, "encoder": 0.1}  # each one of its surface's radii
-_MORE_STEPS, _MORE_RESTARTS = 4, 5  # times the standard ones
 
 
 def attack(bench: Bench) -> None:
@@ -43,11 +42,8 @@ def attack(bench: Bench) -> None:
 
 
 def _attackers(bench: Bench, where: Surface, eps: float) -> dict[str, Callable[[], Tensor]]:
-    budget = bench.budget
     found = {
-        "PGD, 4 × the steps, 5 × the restarts": lambda: _pgd(
-            bench, where, eps, _MORE_STEPS * budget.steps, _MORE_RESTARTS * budget.restarts
-        ),
+        f"PGD, {MORE_STEPS} × the steps, {MORE_RESTARTS} × the restarts": lambda: _pgd(bench, where, eps),
         "L-BFGS": lambda: lbfgs(bench, where, eps),
     }
     if where.name != "encoder":
@@ -59,18 +55,10 @@ def _attackers(bench: Bench, where: Surface, eps: float) -> dict[str, Callable[[
     return found
 
 
-def _pgd(bench: Bench, where: Surface, eps: float, steps: int, restarts: int) -> Tensor:
-    return pgd.pgd(
-        where.loss(where.inputs),
-        where.inputs,
-        eps=eps,
-        steps=steps,
-        restarts=restarts,
-        norm=where.norm,
-        clip=where.clip,
-        generator=bench.rng(),
-        chunk=bench.chunk,
-    ).adversarial
+def _pgd(bench: Bench, where: Surface, eps: float) -> Tensor:
+    steps, restarts = MORE_STEPS * bench.budget.steps, MORE_RESTARTS * bench.budget.restarts
+    loss_fn = where.loss(where.inputs)
+    return climb(bench, where, loss_fn, where.inputs, eps, steps, restarts).adversarial
 
 
 def lbfgs(bench: Bench, where: Surface, eps: float) -> Tensor:
