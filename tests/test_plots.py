@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.stats import binomtest
 
 from tests.oracles import seeded
 from vaenb import claims, plots
@@ -209,6 +210,19 @@ def test_bars_on_a_logarithmic_axis_stay_by_their_place():
     assert np.allclose(shifts, 0.012 * np.log(100) * np.array([-1, 0, 1])[:, None], atol=1e-5)
 
 
+def test_bars_of_shares_are_wilsons_and_no_bar_leaves_the_range_of_its_values():
+    hits = torch.tensor([[0.0] * 8, [1.0] * 7 + [0.0]])
+    similar = torch.tensor([[0.9, 1.0, 1.0, 1.0], [0.2, 0.3, 0.2, 0.3]])
+    places = torch.tensor([1.0, 2.0])
+    shares, alike = plots.lines({"shares": (places, hits), "MS-SSIM": (places, similar)}).data
+    for k, hit in enumerate((0, 7)):
+        interval = binomtest(hit, 8).proportion_ci(method="wilson")
+        low, high = shares.y[k] - shares.error_y.arrayminus[k], shares.y[k] + shares.error_y.array[k]
+        assert (low, high) == pytest.approx((interval.low, interval.high), abs=1e-5)
+    assert alike.y[0] + alike.error_y.array[0] == pytest.approx(1)
+    assert alike.error_y.array[1] == pytest.approx(similar[1].std().item(), abs=1e-5)
+
+
 def test_scatter_marks_each_group_its_own_way():
     fig = plots.scatter({"a": torch.tensor([[1.0, 2.0]]), "b": torch.tensor([[3.0, 4.0]])}, x="u", y="v")
     assert [(t.name, list(t.x), list(t.y)) for t in fig.data] == [("a", [1.0], [2.0]), ("b", [3.0], [4.0])]
@@ -295,11 +309,11 @@ def test_explorers_of_results_that_do_not_fit_are_refused(explorer, repairs, pen
 
 
 def test_lines_draw_means_bars_and_pairs():
-    places, values = torch.tensor([0.1, 0.2]), torch.tensor([[0.0, 1.0], [1.0, 1.0]])
+    places, values = torch.tensor([0.1, 0.2]), torch.tensor([[0.0, 2.0], [1.0, 1.0]])
     fig = plots.lines({"before": (places, values), "after": (places, values[:, 0])}, dashed=("after",), log_x=True)
     before, after = fig.data
-    assert before.y == (0.5, 1.0) and after.y == (0.0, 1.0) and fig.layout.xaxis.type == "log"
-    assert before.error_y.array == pytest.approx([2 * 0.5**0.5 / 2**0.5, 0], abs=1e-5) and after.error_y.array is None
+    assert before.y == (1.0, 1.0) and after.y == (0.0, 1.0) and fig.layout.xaxis.type == "log"
+    assert before.error_y.array == pytest.approx([2 * 2**0.5 / 2**0.5, 0], abs=1e-5) and after.error_y.array is None
     assert after.x == pytest.approx([0.1, 0.2]) and before.x == pytest.approx([0.1, 0.2], abs=0.002)
     assert before.line.color == after.line.color and (before.line.dash, after.line.dash) == ("solid", "dash")
     assert before.marker.symbol != after.marker.symbol
@@ -330,7 +344,7 @@ def test_the_rows_of_series_are_what_lines_draw():
         {"name": "means", "place": 0.1, "mean": 1.0},
     ]
     many, one, means = plots.lines(given).data
-    assert many.y == (0.5, 2.5) and many.error_y.array == (1.0, 3.0)
+    assert many.y == (0.5, 2.5) and many.error_y.array == many.error_y.arrayminus == (1.0, 3.0)
     assert one.y == (0.0, 1.0) and one.error_y.array is None and means.y == (1.0,)
 
 

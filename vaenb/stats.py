@@ -429,6 +429,14 @@ def expanded(images: int, confidence: float = 0.95) -> float:
     return min(float(1 - 2 * stats.norm.sf(width)), 1 - 1e-9)  # two images ask for more than a float can say
 
 
+def wilson(k: torch.Tensor, n: torch.Tensor | int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Bound the chance behind k hits in n trials: Wilson's 95 % interval (1927); NaN for no trials."""
+    z = stats.norm.ppf(0.975)
+    middle = (k + z**2 / 2) / (n + z**2)
+    half = z / (n + z**2) * (k * (n - k) / n + z**2 / 4).sqrt()
+    return (middle - half).clamp_min(0), (middle + half).clamp_max(1)
+
+
 def half_samples(
     values, *, statistic: Statistic = np.mean, confidence: float = 0.95, resamples: int = 200, seed: int = 0
 ) -> Estimate:

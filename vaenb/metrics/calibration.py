@@ -31,8 +31,8 @@ from vaenb.checks import (
     check_vector,
 )
 from vaenb.precision import widened
+from vaenb.stats import wilson
 
-_Z = 1.959964  # 97.5 % of N(0, 1) lie below
 _RANGE = (1e-2, 1e2)  # of T at the mean of the signals
 _STEEPEST = 100.0  # of |w_j|, per standard deviation of a signal
 _FLOOR = 1e-3  # of T(x), where softplus would underflow to 0
@@ -78,15 +78,14 @@ def reliability(probabilities: Tensor, labels: Tensor, *, bins: int = 15) -> Rel
     edges, index = _bins(confidence, bins)
     n = torch.bincount(index, minlength=bins)
     k = torch.bincount(index, correct, minlength=bins)
-    middle = (k + _Z**2 / 2) / (n + _Z**2)
-    half = _Z / (n + _Z**2) * (k * (n - k) / n + _Z**2 / 4).sqrt()  # 0/0 = NaN in an empty bin
+    low, high = wilson(k, n)
     return Reliability(
         edges=edges,
         confidence=torch.bincount(index, confidence, minlength=bins) / n,
         accuracy=k / n,
         count=n,
-        low=(middle - half).clamp_min(0),
-        high=(middle + half).clamp_max(1),
+        low=low,
+        high=high,
     )
 
 

@@ -72,8 +72,9 @@ def lines(
 ) -> go.Figure:
     """Draw series of (places (K,), values (K,) or (K, N)): for N images their mean and bars of ±2 standard errors.
 
-    A name in `dashed` takes the colour of the series before it: the same thing, treated otherwise. Series with bars
-    stand a little beside each other, so that the bars can be told apart.
+    Of zeros and ones it draws the share, with Wilson's interval; bars of values in [0, 1] end there. A name in `dashed`
+    takes the colour of the series before it: the same thing, treated otherwise. Series with bars stand a little beside
+    each other, so that the bars can be told apart.
     """
     fig = go.Figure()
     color, palette, symbols = COLORS[0], cycle(COLORS), cycle(_LINE_SYMBOLS)
@@ -86,7 +87,7 @@ def lines(
         mean, error = mean_and_error(values)
         bar = {}
         if error is not None:
-            bar["error_y"] = {"array": plain(2 * error), "thickness": 1}
+            bar["error_y"] = _arms(values, mean, error)
             shift = 0.012 * (number - (len(series) - 1) / 2)
             places = places * (last / first) ** shift if log_x else places + shift * (last - first)
         symbol = next(symbols)
@@ -97,6 +98,19 @@ def lines(
         ticks = ticks if len(ticks) <= 9 else _round_numbers(first, last)
         fig.update_xaxes(type="log", tickvals=plain(ticks), exponentformat="power")
     return framed(fig, 820, 440, title=title, xaxis_title=x, yaxis_title=y)
+
+
+def _arms(values: Tensor, mean: Tensor, error: Tensor) -> dict:
+    """Plotly's bars for means of values (K, N)."""
+    low, high = mean - 2 * error, mean + 2 * error
+    within = values.min() >= 0 and values.max() <= 1
+    if within:
+        low, high = low.clamp_min(0), high.clamp_max(1)
+    if within and (values == values.round()).all():
+        from vaenb.stats import wilson  # here, for it brings scipy
+
+        low, high = wilson(values.sum(1), values.shape[1])
+    return {"array": plain(high - mean), "arrayminus": plain(mean - low), "symmetric": False, "thickness": 1}
 
 
 def _round_numbers(first: Tensor, last: Tensor) -> Tensor:
