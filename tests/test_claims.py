@@ -413,6 +413,7 @@ def test_an_attack_that_more_steps_make_stronger_fails_its_gate():
     assert not weak.passed and strong.passed
     assert weak.numbers == pytest.approx({"images": 20, "statistic": 0.3, "doubled": 0.34, "allowed": 0.025})
     assert "FAILED: 001.vulnerable in SSIM, doubled" in str(weak) and "passed" in str(strong)
+    assert weak.failure == "the attack is too weak: doubled, it moves the number from 0.3 to 0.34, and 0.025 is allowed"
     assert weak.covers("001.vulnerable", "KLD, MNIST") and not weak.covers("001.vulnerable", "MMD, MNIST")
 
 
@@ -440,6 +441,9 @@ def test_longer_runs_must_gain_little_and_move_the_statistic_no_more_than_runs_d
     # the t range of one run beside five: 2.776 · .0316 · √(1 + 1/5)
     assert gate.numbers["runs differ by"] == pytest.approx(0.0961, abs=1e-4)
     assert gate.numbers["longer statistic"] - gate.numbers["statistic"] == pytest.approx(moved)
+    if not passed:
+        told = "gain 0.004 nats a pixel" if gain > 0.003 else "move the number from 0.3 to 0.5"
+        assert gate.failure == f"the models had not converged: more passes {told}"
 
 
 def test_with_one_run_only_the_margin_says_how_far_the_statistic_may_move():
@@ -745,6 +749,12 @@ def test_a_failed_gate_and_mixed_cells_are_named_in_the_tables():
     assert "On the other side: delta .1, Fashion-MNIST" in tables.surprises(ledger(claims.found()))[0]
 
 
+def test_what_has_no_answer_stands_with_its_reason():
+    measured(0.05, 0.05, but="converged")
+    (line,) = tables.unsettled(ledger(claims.found())).splitlines()[2:]
+    assert "`002a.hmc.sim`" in line and "converged gate FAILED: conv002a" in line
+
+
 def test_questions_are_answered():
     claim = claims.find("q.000.noise")
     base = replace(ledger([])[0], claim=claim)
@@ -764,7 +774,7 @@ def test_contradictions_surprise_most():
     measured(-0.05, -0.08)
     sentences = tables.surprises(ledger(claims.found()))
     assert len(sentences) == 1
-    assert sentences[0].startswith("**“HMC brings reconstructions back”** (002a) does not replicate: we found the opp")
+    assert sentences[0].startswith("**“HMC brings reconstructions back”** (002a) does not replicate, we found the opp")
 
 
 def test_verify_computes_the_verdict_again_and_compares():

@@ -54,6 +54,21 @@ class Gate:
         told = ", ".join(f"{name} {number:.4g}" for name, number in self.numbers.items())
         return f"{self.kind} gate {'passed' if self.passed else 'FAILED'}: {self.name} ({told})"
 
+    @property
+    def failure(self) -> str:
+        """Why the gate failed, in words for a table."""
+        n = self.numbers
+        if self.kind == "strong attack" and "doubled" in n:
+            allowed = max(n["allowed"], n.get("chance moves it by", 0))
+            moved = f"from {n['statistic']:.4g} to {n['doubled']:.4g}, and {allowed:.2g} is allowed"
+            return f"the attack is too weak: doubled, it moves the number {moved}"
+        if self.kind == "converged" and "longer statistic" in n:
+            if n["gain in nats a pixel"] >= n["allowed gain"]:
+                return f"the models had not converged: more passes gain {n['gain in nats a pixel']:.2g} nats a pixel"
+            moved = f"from {n['statistic']:.4g} to {n['longer statistic']:.4g}"
+            return f"the models had not converged: more passes move the number {moved}"
+        return str(self)
+
 
 def converged(
     claim: Claim, cells: Sequence[Cell], arrays: Mapping[str, Array], longer: Mapping[str, Array], gain: float

@@ -12,15 +12,15 @@ _SURPRISE = (
     rule.CONTRADICTED,
     rule.MIXED,
     rule.NO_EFFECT,
-    rule.NOT_TESTABLE,
     rule.SMALL,
     rule.INCONCLUSIVE,
     rule.REPRODUCED,
+    rule.NOT_TESTABLE,
 )
 _SAYS = {
-    rule.CONTRADICTED: "does not replicate: we found the opposite",
+    rule.CONTRADICTED: "does not replicate, we found the opposite",
     rule.MIXED: "holds in some settings and fails in others",
-    rule.NO_EFFECT: "does not replicate: there is no effect that matters",
+    rule.NO_EFFECT: "does not replicate, there is no effect that matters",
     rule.NOT_TESTABLE: "could not be tested here",
     rule.SMALL: "replicates, but the effect is small",
     rule.INCONCLUSIVE: "is still open",
@@ -49,6 +49,15 @@ def questions(findings: Sequence[Finding], *, root: str = "") -> str:
     for finding in findings:
         if finding.claim.role == "question":
             lines.append([_statement(finding, root), *_found(finding)])
+    return _table(lines)
+
+
+def unsettled(findings: Sequence[Finding], *, root: str = "") -> str:
+    """Lay out what was measured and has no answer: which gate failed, or what would settle it, as a Markdown table."""
+    lines = [["claim or question", "measured, not judged [95 %]", "why"]]
+    for finding in findings:
+        if finding.verdict in (rule.INCONCLUSIVE, rule.NOT_TESTABLE):
+            lines.append([_statement(finding, root), str(finding.pooled or "–"), finding.why])
     return _table(lines)
 
 
@@ -100,8 +109,9 @@ def surprises(findings: Sequence[Finding], count: int = 5) -> list[str]:
     """Say the most surprising verdicts on documents' claims in words, one Markdown sentence or two each."""
     judged = [f for f in findings if f.verdict in _SURPRISE and f.claim.role == "claim"]
     judged.sort(key=lambda finding: (_SURPRISE.index(finding.verdict), finding.size in ("", "as large")))
+    first = {finding.claim.id: finding for finding in reversed(judged)}  # of a claim in two measures
     sentences = []
-    for finding in judged[:count]:
+    for finding in [finding for finding in judged if first[finding.claim.id] is finding][:count]:
         statement = finding.claim.statement
         number = f"{finding.claim.statistic} is {finding.pooled}"
         if finding.verdict in (rule.NOT_TESTABLE, rule.MIXED):

@@ -255,7 +255,7 @@ def _unjudged(
             missing.append(cell.name if data == cell.data else f"{cell.name} on {data}")
     if missing:
         return rule.NOT_MEASURED, "" if len(missing) == len(needs) else f"missing: {'; '.join(missing)}"
-    obstacles = [str(gate) for gate in finding.gates if not gate.passed]
+    obstacles = [gate.failure for gate in finding.gates if not gate.passed]
     obstacles += [undefined[cell.name] for cell in cells if cell.name in undefined]
     if obstacles:
         return rule.NOT_TESTABLE, "; ".join(obstacles)
