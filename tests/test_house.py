@@ -8,7 +8,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "vaenb"
 FLOORS = (
-    ("files",),
+    ("files", "spent"),
     ("tensorfile",),
     ("checks",),
     ("precision",),

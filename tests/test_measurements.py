@@ -1,9 +1,12 @@
 """What was measured is kept beside the checkpoints, for all that it depends on and nothing else."""
 
+import time
+
 import pytest
 import torch
 from torch import nn
 
+from vaenb import spent
 from vaenb.measurements import kept
 from vaenb.metrics.images import mse, ssim
 
@@ -62,6 +65,17 @@ def test_what_is_kept_has_the_order_that_it_was_computed_in():
 def test_what_is_kept_is_what_was_computed():
     first = kept(counting([]), **BASE)
     assert torch.equal(kept(counting([0, 0]), **BASE)["SSIM"], first["SSIM"])
+
+
+def test_the_seconds_behind_what_is_read_back_are_counted():
+    def slow():
+        time.sleep(0.25)
+        return {"SSIM": torch.zeros(3)}
+
+    kept(slow, **BASE)
+    before = spent.total()
+    kept(slow, **BASE)
+    assert spent.total() - before >= 0.2
 
 
 @pytest.mark.parametrize("unnamed", [lambda a, b: a, object()])

@@ -262,6 +262,9 @@ def test_the_estimate_is_what_the_same_run_took(project):
     (job,) = plan.jobs()
     (kept / "run.json").write_text(json.dumps({"notebook": "00_tiny", "parameters": job.parameters, "seconds": 7200}))
     assert "2.0 h" in paper.estimate([job], workers=2)
+    about = {"notebook": "00_tiny", "parameters": job.parameters, "seconds": 60, "seconds_read_back": 10_800}
+    (kept / "run.json").write_text(json.dumps(about))
+    assert ": 3.0 h" in paper.estimate([job])
     (kept / "run.json").write_text(json.dumps({"notebook": "00_tiny", "parameters": job.parameters, "seconds": "two"}))
     assert "not timed yet" in paper.estimate([job], workers=2)
     (job,) = plan.jobs(device="cuda")  # other sizes: what the small ones took says nothing

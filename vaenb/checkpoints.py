@@ -15,13 +15,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from time import perf_counter
 from typing import Unpack
 
 import torch
 from filelock import FileLock, Timeout
 from torch import nn
 
-from vaenb import files, tensorfile
+from vaenb import files, spent, tensorfile
 from vaenb.checks import check_number
 from vaenb.data import ImageSet
 from vaenb.tensorfile import DamagedCheckpoint
@@ -64,7 +65,9 @@ def trained(
             history = _stored(model, path, description)
             if history is None:
                 state = path.with_suffix(".state")
+                begun = perf_counter()
                 history = fit(model, data, state=state, progress=progress, **full)
+                history.seconds = round(perf_counter() - begun, 1)
                 if history.interrupted:
                     raise TrainingInterrupted(model, history, kept=state.exists())
                 _store_finished(model, path, description, history)
@@ -76,7 +79,9 @@ def _stored(model: nn.Module, path: Path, description: str) -> History | None:
     if not path.exists():
         return None
     try:
-        return load_weights(model, path, description=description)
+        history = load_weights(model, path, description=description)
+        spent.read_back(history.seconds)
+        return history
     except DamagedCheckpoint as damage:
         warnings.warn(f"{damage}; training it again", stacklevel=3)
         return None
@@ -93,6 +98,7 @@ def save_weights(model: nn.Module, path: Path | str, *, description: str = "", h
     """Write the weights and how they came about as safetensors, replacing `path` only when the file is complete."""
     history = history or History()
     notes = {"description": description, "history": json.dumps(history.epochs), "precision": history.precision}
+    notes["seconds"] = str(history.seconds)
     tensorfile.write(Path(path), model.state_dict(), notes)
 
 
@@ -109,7 +115,8 @@ def load_weights(model: nn.Module, path: Path | str, *, description: str | None 
     tensorfile.check_names_and_shapes(path, tensors, model.state_dict(), type(model).__name__)
     model.load_state_dict(tensors)
     model.to(memory_format=torch.channels_last).eval()
-    return History(json.loads(notes["history"]), precision=notes["precision"])
+    told = {"precision": notes["precision"], "seconds": float(notes.get("seconds", 0))}
+    return History(json.loads(notes["history"]), **told)
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,13 @@ import hashlib
 import json
 import warnings
 from collections.abc import Callable, Mapping
+from time import perf_counter
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from vaenb import files, tensorfile
+from vaenb import files, spent, tensorfile
 from vaenb.checkpoints import code_name, store
 from vaenb.tensorfile import DamagedCheckpoint
 
@@ -31,13 +32,16 @@ def kept(compute: Callable[[], dict[str, Tensor]], **about: Any) -> dict[str, Te
     if path.exists():
         try:
             tensors, notes = tensorfile.read(path)
+            spent.read_back(float(notes.get("seconds", 0)))
             names = json.loads(notes.get("names", "null")) or list(tensors)  # None: kept before 2026-11-29
             return {name: tensors[name] for name in names}  # a file has them in its own order
         except DamagedCheckpoint as damage:
             warnings.warn(f"{damage}; it is measured again", stacklevel=2)
+    begun = perf_counter()
     found = {name: value.detach().cpu().contiguous() for name, value in compute().items()}
+    notes = {"about": told, "names": json.dumps(list(found)), "seconds": f"{perf_counter() - begun:.1f}"}
     try:
-        tensorfile.write(path, found, {"about": told, "names": json.dumps(list(found))})
+        tensorfile.write(path, found, notes)
     except OSError as reason:
         warnings.warn(f"what was measured could not be kept in {path.parent} ({reason})", stacklevel=2)
     return found

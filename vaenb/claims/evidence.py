@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from vaenb import files
+from vaenb import files, spent
 from vaenb.checks import NotDefined, check_choice, check_whole
 from vaenb.claims import book
 from vaenb.claims.gates import Gate
@@ -173,6 +173,7 @@ class Run:
             listed.append(row | {"arrays": keys})
         about = {key: getattr(self, key) for key in _ABOUT}
         listing = {"format": _FORMAT, **about, "records": listed, "gates": [asdict(gate) for gate in gates]}
+        listing["seconds_read_back"] = spent.total()
         text = json.dumps(files.plainly(listing), indent=1)
         letters = np.frombuffer(text.encode(), dtype=np.uint8)
         held = io.BytesIO()

@@ -20,7 +20,7 @@ from vaenb.runs.plan import entry_of, figures_folder, plan
 
 _MADE_BY = ("notebook", "profile", "parameters", "settings", "seeds", "data", "device", "threads", "versions")
 _NOTEBOOKS = "../notebooks"  # as docs/ sees them
-_COST = ("started", "seconds", "peak_memory_gib")
+_COST = ("started", "seconds", "seconds_read_back", "peak_memory_gib")
 _LEDGER = re.compile(r"(?<=<!-- ledger -->\n).*?(?=<!-- end of ledger -->)", re.DOTALL)
 _SOME = re.compile(r"^(<!-- claims: (\S.*?) -->\n)(?:(?!<!--)[\s\S])*(?=^<!-- end of claims -->$)", re.MULTILINE)
 

@@ -8,7 +8,10 @@ from vaenb.runs.sweep import Job
 
 
 def estimate(jobs: list[Job], *, workers: int | None = None) -> str:
-    """Say what would run, and how long it took where it was last measured (the seconds in `figures/`)."""
+    """Say what would run, and how long it took where it was last measured (the seconds in `figures/`).
+
+    What a run read from the store, trained models among it, is counted as it was computed.
+    """
     waiting = [job for job in jobs if not job.finished]
     at_once = sweep.processes(workers, len(waiting))
     known = evidence.kept_runs()
@@ -30,7 +33,8 @@ def _last_time(job: Job, known: list[dict]) -> float | None:
     for about in known:
         if about.get("notebook") == job.notebook.stem and about.get("parameters") == job.parameters:
             seconds = about.get("seconds")
-            return seconds if isinstance(seconds, (int, float)) else None
+            known = isinstance(seconds, (int, float))
+            return seconds + (about.get("seconds_read_back") or 0) if known else None
     return None
 
 

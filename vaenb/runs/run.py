@@ -37,9 +37,10 @@ def run(
     whole numbers become floats where the notebook's annotation says so, and paths that exist from the current folder
     absolute. `folder` defaults to runs/<notebook>, with the given settings appended; a notebook with a parameter
     `folder` is told where to put its results. `environment` holds variables for the kernel alone. What the run took
-    (seconds; GiB of memory at its peak, the kernel with its children) is added to run.json, with a digest of the data
-    that its parameters name. Results grow in `unfinished-run` of the folder (which the next run empties), and
-    take the place of an earlier run's when all are there; not `again` leaves a finished run as it is. Raises
+    (seconds, and those behind what it read from the store; GiB of memory at its peak, the kernel with its children) is
+    added to run.json, with a digest of the data that its parameters name. Results grow in `unfinished-run` of the
+    folder (which the next run empties), and take the place of an earlier run's when all are there; not `again` leaves a
+    finished run as it is. Raises
     FileNotFoundError, ValueError, RunFailed with the cell's error, and FileExistsError where something is in the way.
     """
     notebook, environment = files.expanded(notebook), environment or {}
@@ -100,6 +101,8 @@ def _grow(notebook: Path, parameters: dict, folder: Path, environment: dict[str,
     about: dict[str, Any] = {"notebook": notebook.stem}  # all that is known of one without `claims.start_run`
     with suppress(OSError, ValueError):
         about |= files.read_json(folder / "run.json", dict)
+    with suppress(OSError, ValueError):
+        about["seconds_read_back"] = files.read_json(folder / "evidence.json", dict).get("seconds_read_back")
     after = contents(notebook, parameters, about.get("data", ()), folder=data)  # what was fetched is among it
     about |= {"parameters": parameters, "contents": after | before, **cost, "files": sorted(made)}
     files.write_json(folder / "run.json", about)
