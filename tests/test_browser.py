@@ -44,7 +44,7 @@ SMALLER = {
     "04_latent_defences": {"count": 10, "parts": ["twins"]},
     "05_encoder_attacks_hmc": {"count": 8, "parts": ["repair"]},
     "06_attacker_who_knows": {"count": 4, "parts": ["aware"]},
-    "07_diffusion": {"epochs": 2, "lessons": 1, "count": 16, "samples": 20, "few": 4, "radii": [0.1]},
+    "07_diffusion": {"parts": ["purifier"], "few": 8},
     "08_seatbelt": {"layers": [2], "epochs": 3, "count": 4, "grid": 3},
     "09_likelihood_and_ood": {"families": ["bernoulli"], "count": 40, "some": 8, "few": 4, "part": 200, "epochs": 2},
     "10_audit_your_own": {"count": 20, "attacked": 2, "epochs": 1, "limit": 300, "guests": ["pythae"]},
@@ -252,7 +252,7 @@ EXPLORERS = {
     },
     # its curve is of all images: the slider of test images leaves it as it is
     "06_attacker_who_knows": {"with HMC": {"effort": LEFT, "attack": LEFT}},
-    "07_diffusion": {"MSE": {"noise level": RIGHT, "β₁": RIGHT, "source": RIGHT}},
+    "07_diffusion": {"classifier says": {"noise added": LEFT, "attack radius δ": LEFT}},  # the same
     "08_seatbelt": {
         "shortfall": {"penalty λ": ("ArrowRight", 3), "weight β": LEFT, "attacked layers": RIGHT, "pair": RIGHT}
     },

@@ -336,6 +336,30 @@ def test_the_first_kept_beta_leads_from_the_step_after_the_switch_to_the_denoise
     torch.testing.assert_close(image, torch.full_like(image, 0.7))
 
 
+def test_the_ddgms_own_steps_begin_at_the_denoisers_level_and_end_at_the_data():
+    levels, x_0 = linear(60), 0.4
+    model = DAED(exact(levels, mean=x_0, std=0.0), exact_denoiser(0.1))
+    x_1 = math.sqrt(0.9) * x_0 + math.sqrt(0.1) * noise()  # as the exact network expects it at ᾱ = .9 only
+    near = levels[model.switch].item()
+    told = (x_1 - math.sqrt(near) * x_0) / math.sqrt(1 - near)
+    image = ((x_1 - math.sqrt(0.1) * told) / math.sqrt(0.9)).clamp(-1, 1)
+    found = model.by_own_steps(x_1, evaluations=1)
+    torch.testing.assert_close(found, (image + 1) / 2, rtol=0, atol=1e-5)
+    walked = model.by_own_steps(x_1, generator=seeded())
+    assert [t[0].item() for _, t in model.ddgm.net.asked[1:]] == list(range(model.switch, 0, -1))
+    torch.testing.assert_close(walked, torch.full_like(walked, 0.7))
+
+
+def test_at_a_level_of_the_schedule_its_own_steps_are_the_ddgms(net):
+    switch = 7
+    model = DAED(net, exact_denoiser(1 - net.alpha_bar[switch].item()))
+    assert model.switch == switch
+    for calls in (None, 1, 3):
+        walk = {"evaluations": calls, "generator": seeded()}
+        own = model.by_own_steps(noise(), **walk)
+        torch.testing.assert_close(own, net.denoise(noise(), switch, **walk | {"generator": seeded()}))
+
+
 def test_on_a_schedule_with_this_beta_a_daed_is_the_ddgm_and_the_denoiser_in_turn():
     part = awake(ddgm(**SMALL, first=0.15))
     last = awake(denoiser(image_shape=SHAPE, beta_1=0.15, channels=8))

@@ -196,6 +196,15 @@ def test_cells_of_two_sets_belong_to_the_one_that_is_trained_on(experiment):
     assert record.data == "mnist vs fashion_mnist"
 
 
+def test_a_cell_from_one_set_to_another_belongs_to_the_one_that_is_trained_on(experiment):
+    found = {"noisy MSE": np.full((2, 100), 0.03), "walk MSE": np.full((2, 100), 0.01)}
+    experiment.run.data = "mnist"
+    assert experiment.record_all(["002b.transition"], found) == []
+    experiment.run.data = "fashion_mnist"
+    assert experiment.record_all(["002b.transition"], found) == ["002b.transition: the walk, t = 20"]
+    assert experiment.run.records[0].data == "fashion_mnist to mnist"
+
+
 def test_longer_models_have_four_thirds_of_the_passes(experiment, train, monkeypatch):
     entry = zoo.Entry("vae", config(train), {"epochs": 3}, "latent attack", data="mnist_small", held_out=3_900)
     monkeypatch.setattr("vaenb.zoo.recipe", lambda name: entry)

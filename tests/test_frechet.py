@@ -11,7 +11,7 @@ from torch import nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
 from tests.oracles import seeded
-from vaenb.metrics.frechet import FID, frechet_distance
+from vaenb.metrics.frechet import FID, frechet_distance, leading
 from vaenb.metrics.images import WeightsUnavailable
 from vaenb.models.classifier import cnn_classifier
 
@@ -51,6 +51,14 @@ def test_of_axis_aligned_gaussians_it_is_the_distance_of_means_and_standard_devi
     x, scale, shift = whitened(50, 4), torch.tensor([0.5, 1, 2, 3]), torch.tensor([1.0, -1, 0, 2])
     expected = (shift**2).sum() + ((scale - 1) ** 2).sum()
     assert frechet_distance(x, x * scale + shift) == pytest.approx(expected.item(), rel=1e-10)
+
+
+def test_the_leading_directions_are_those_of_the_largest_variances():
+    rows = 7 + whitened(50, 4) * torch.tensor([0.5, 3, 1, 2])
+    axes = leading(rows, 2)
+    torch.testing.assert_close(axes.abs(), torch.eye(4).double()[:, [1, 3]], rtol=0, atol=1e-9)
+    with pytest.raises(ValueError, match="count: a whole number from 1 to 4 expected, got 5"):
+        leading(rows, 5)
 
 
 @pytest.mark.parametrize("n", [2, 5, 100])

@@ -22,6 +22,7 @@ REBUILT = [
     "04_latent_defences",
     "05_encoder_attacks_hmc",
     "06_attacker_who_knows",
+    "07_diffusion",
     "10_audit_your_own",
 ]
 

@@ -223,6 +223,17 @@ def test_bars_of_shares_are_wilsons_and_no_bar_leaves_the_range_of_its_values():
     assert alike.error_y.array[1] == pytest.approx(similar[1].std().item(), abs=1e-5)
 
 
+def test_bars_stay_within_an_axis_that_ends():
+    series = {name: (torch.tensor([0.0, 1.0]), torch.rand(2, 5, generator=seeded())) for name in "ab"}
+    fig = plots.lines(series, beside=False)
+    assert {trace.x for trace in fig.data} == {(0.0, 1.0)} and fig.data[0].error_y.array is not None
+
+
+def test_small_images_are_enlarged():
+    widths = [plots.images({"a": torch.rand(3, 1, side, side)}).layout.width for side in (16, 32)]
+    assert widths == [3 * 20 * 5 + 48, int(3 * 36 * 2.6) + 48]
+
+
 def test_scatter_marks_each_group_its_own_way():
     fig = plots.scatter({"a": torch.tensor([[1.0, 2.0]]), "b": torch.tensor([[3.0, 4.0]])}, x="u", y="v")
     assert [(t.name, list(t.x), list(t.y)) for t in fig.data] == [("a", [1.0], [2.0]), ("b", [3.0], [4.0])]

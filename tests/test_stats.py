@@ -14,7 +14,6 @@ from scipy.stats import t as student
 from tests.benchmarks.bench_verdicts import RATIOS, Setting, draw, failures, new_verdicts, rates, simulated
 from vaenb import claims
 from vaenb.claims import rule
-from vaenb.metrics.frechet import frechet_distance
 from vaenb.stats import (
     Design,
     Estimate,
@@ -24,7 +23,6 @@ from vaenb.stats import (
     crossed,
     difference,
     expanded,
-    half_samples,
     holm,
     jackknife,
     jackknifed,
@@ -464,23 +462,3 @@ def test_bootstrap_refuses_too_few_or_broken_values(values):
 def test_bootstrap_refuses_odd_settings(name, value):
     with pytest.raises(ValueError, match=rf"{name}: .* expected, got {value}"):
         bootstrap([1.0, 2.0], **{name: value})
-
-
-def test_half_samples_are_as_wide_as_theory_says():
-    x = np.random.default_rng(0).normal(size=400)
-    e = half_samples(x, resamples=2000)
-    half_width = 1.96 * x.std() / 20
-    assert e.effect == pytest.approx(x.mean()) and e.n == 400
-    assert [e.low, e.high] == pytest.approx([x.mean() - half_width, x.mean() + half_width], abs=0.1 * half_width)
-
-
-def test_half_samples_hold_their_estimate_where_the_bootstrap_does_not():
-    g = torch.Generator().manual_seed(0)
-    real, fake = torch.randn(500, 30, generator=g), torch.randn(120, 30, generator=g)
-    distance = lambda rows: frechet_distance(real, torch.as_tensor(rows))  # noqa: E731
-    biased = bootstrap(fake, statistic=distance, resamples=100)
-    assert biased.low > biased.effect
-    e = half_samples(fake, statistic=distance, resamples=100)
-    assert e.low < e.effect < e.high
-    with pytest.raises(ValueError, match="at least 4"):
-        half_samples(fake[:3])

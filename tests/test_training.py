@@ -19,10 +19,18 @@ from safetensors import safe_open
 
 from tests.oracles import seeded
 from vaenb import checkpoints
-from vaenb.checkpoints import Converged, DamagedCheckpoint, converged, load_weights, save_weights, trained
+from vaenb.checkpoints import (
+    Converged,
+    DamagedCheckpoint,
+    converged,
+    gain,
+    load_weights,
+    save_weights,
+    trained,
+)
 from vaenb.data import load
-from vaenb.models import vae
-from vaenb.training import DEFAULTS, TrainingInterrupted, fit
+from vaenb.models import denoiser, vae
+from vaenb.training import DEFAULTS, History, TrainingInterrupted, fit
 from vaenb.training.recipe import check_precision, divided
 
 CONFIG = {"image_shape": (1, 8, 8), "latent_dim": 2, "net": "mlp"}
@@ -415,6 +423,13 @@ def test_the_gate_compares_with_a_training_of_four_thirds_of_the_passes(digits, 
     assert found.losses == tuple(losses) and found.gain == pytest.approx((losses[0] - losses[1]) / 64)
     assert found.numbers["statistic"] == found.statistics[0] and not found.passed and found.gain > 0.003
     assert "loss alone judged" in str(converged(vae, CONFIG, digits, **ask))
+
+
+def test_a_model_may_say_how_many_nats_a_pixel_its_loss_is_worth(digits):
+    before, after = (History([{"validation_loss": loss}]) for loss in (0.5, 0.4))
+    model = denoiser(image_shape=(1, 8, 8), beta_1=0.1, channels=8)
+    assert gain(model, before, after, digits) == pytest.approx(0.05)  # ½ (ε − ε_θ)², of N(ε; ε_θ, 1)
+    assert gain(vae(**CONFIG), before, after, digits) == pytest.approx(0.1 / 64)
 
 
 @pytest.mark.parametrize(

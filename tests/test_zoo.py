@@ -5,11 +5,12 @@ import json
 import pytest
 import torch
 
+from tests.oracles import seeded
 from vaenb import data, zoo
 from vaenb.__main__ import main
 from vaenb.checkpoints import trained
 from vaenb.metrics.images import ssim
-from vaenb.models import VAE, deterministic_ae, reconstruct
+from vaenb.models import VAE, denoiser, deterministic_ae, reconstruct
 from vaenb.tensorfile import DamagedCheckpoint
 from vaenb.zoo import building, recipes, shelf
 from vaenb.zoo.quality import STATISTICS, Statistic, accuracy, quality
@@ -131,6 +132,18 @@ def test_a_deterministic_autoencoder_has_no_bound_to_show():
     assert found == {"images": 20, "SSIM": pytest.approx(ssim(x, reconstruct(model, x)).mean().item())}
 
 
+def test_a_denoisers_quality_is_what_it_leaves_of_its_noise():
+    test = data.load("mnist_small", split="test", size=16).take(slice(300))
+    model = denoiser(image_shape=(1, 16, 16), beta_1=0.1, channels=8).eval()
+    found = quality(model, test)
+    x = test.float()
+    x_1 = model.noised(x, 1, generator=seeded(0))
+    noisy = ((x_1 / 0.9**0.5 + 1) / 2).clamp(0, 1)  # a new network finds no noise
+    assert found["noisy MSE"] == pytest.approx((noisy - x).square().mean().item())
+    assert found["MSE"] == pytest.approx(found["noisy MSE"])
+    assert STATISTICS["denoising"].measure(model, test) == pytest.approx(found["MSE"], rel=0.1)
+
+
 def test_the_last_training_images_are_held_out():
     lessons, held_out = TINY.images()
     every = data.load("mnist_small", size=16)
@@ -151,10 +164,12 @@ def test_the_package_carries_models_that_are_as_good_as_their_cards_say(name):
     """On the small sets' 1,000 test images, which were drawn from all of the originals'."""
     about, model = zoo.card(name), zoo.load(name)
     small = {"mnist": "mnist_small", "fashion_mnist": "fashion_small"}[zoo.recipe(name).data]
-    images = data.load(small, split="test", size=32)
+    images = data.load(small, split="test", size=about["recipe"]["size"])
     assert about["gate"]["passed"] and about["recipe"] == zoo.recipe(name).description
     if "accuracy" in about["quality"]:
         assert accuracy(model, images) == pytest.approx(about["quality"]["accuracy"], abs=0.02)
+    elif "MSE" in about["quality"]:
+        assert quality(model, images) == pytest.approx(about["quality"], rel=0.1)
     else:
         x = images.float()
         assert ssim(x, reconstruct(model, x)).mean().item() == pytest.approx(about["quality"]["SSIM"], abs=0.02)

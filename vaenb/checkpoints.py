@@ -170,9 +170,9 @@ def converged(
     """Judge whether a recipe is long enough: a fresh training of 4/3 of its passes should change little.
 
     It gains less than .003 nats a pixel on the recipe's `validation` images: the fall of the last validation loss, in
-    nats an image as the models of images have it, over C·H·W (other losses, as a classifier's, say little by this). And
-    it moves `statistic(model)` by less than half its `margin`; without them only the loss is judged, and the result
-    says so. Both models come from the store, see `trained`. Raises ValueError for a recipe without validation images.
+    nats a pixel as `gain` has it (of a classifier that says little). And it moves `statistic(model)` by less than half
+    its `margin`; without them only the loss is judged, and the result says so. Both models come from the store, see
+    `trained`. Raises ValueError for a recipe without validation images.
     """
     if (statistic is None) != (margin is None):
         raise ValueError(f"statistic, margin: both or none expected, got {statistic!r} and {margin!r}")
@@ -184,13 +184,16 @@ def converged(
     if statistic is not None:
         first, second = (float(torch.as_tensor(statistic(found)).detach()) for found in (model, longer))
         both = first, second
-    return Converged((len(history.epochs), len(more.epochs)), losses, gain(history, more, data), both, margin)
+    return Converged((len(history.epochs), len(more.epochs)), losses, gain(model, history, more, data), both, margin)
 
 
-def gain(before: History, after: History, data: ImageSet) -> float:
-    """How much lower the last validation loss of `after` is, in nats a pixel of the images."""
+def gain(model: nn.Module, before: History, after: History, data: ImageSet) -> float:
+    """How much lower the last validation loss of `after` is, in nats a pixel of the images.
+
+    A loss is in nats an image, unless the model says how many `nats_a_pixel` it is worth.
+    """
     fall = before.epochs[-1]["validation_loss"] - after.epochs[-1]["validation_loss"]
-    return fall / math.prod(data.shape)
+    return fall * getattr(model, "nats_a_pixel", 1 / math.prod(data.shape))
 
 
 def lengthened(

@@ -6,6 +6,7 @@ curves = experiment.curves(latent.attack, models["KLD"], x, radii, {"SSIM": ssim
 experiment.record("001.black-target", "KLD", {"output": ...})
 """
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -284,7 +285,7 @@ class Experiment:
             recipe: Recipe = {**entry.training, "seed": self.seeds[0], "validation": held_out}
             (_, before), (model, after) = lengthened(entry.build, entry.arguments, lessons, progress=progress, **recipe)
             models[label] = [model]
-            gains.append(gain(before, after, lessons))
+            gains.append(gain(model, before, after, lessons))
         return models, max(gains)
 
     def converged(
@@ -351,9 +352,12 @@ class Experiment:
                     yield claim, cell
 
     def _part(self, cell: Cell) -> str | None:
-        """The part of a cell's data that models trained on this run's data decide: mnist, or mnist vs fashion_mnist."""
+        """The part of a cell's data that models trained on this run's data decide: mnist, or mnist vs fashion_mnist.
+
+        "fashion_mnist to mnist" is measured on mnist, of models of fashion_mnist.
+        """
         for part in cell.parts:
-            if part.split(" vs ")[0] == self.run.data:
+            if re.split(" vs | to ", part)[0] == self.run.data:
                 return part
         return None
 

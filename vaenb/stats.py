@@ -405,7 +405,7 @@ def bootstrap(
     A little narrow where images are few: of a normal sample's mean, 10 images give 87 %, 24 give 91 % and 40 give 93 %;
     see `expanded`.
     """
-    x = _checked_rows(values, confidence, resamples, at_least=2)
+    x = _checked_rows(values, confidence, resamples)
     found = stats.bootstrap(
         (np.arange(len(x)),),
         lambda rows: float(statistic(x[rows])),
@@ -437,25 +437,6 @@ def wilson(k: torch.Tensor, n: torch.Tensor | int) -> tuple[torch.Tensor, torch.
     return (middle - half).clamp_min(0), (middle + half).clamp_max(1)
 
 
-def half_samples(
-    values, *, statistic: Statistic = np.mean, confidence: float = 0.95, resamples: int = 200, seed: int = 0
-) -> Estimate:
-    """Estimate `statistic(values)` with an interval from random halves of the rows, for a statistic biased by its N.
-
-    As `bootstrap`, for statistics such as a Fréchet distance, which doubled rows would shift. A half differs from the
-    whole as widely as the whole from the truth, if not around the same centre, so that the halves' deviations from
-    their own mean are laid around the estimate (the delete-half jackknife; Shao & Tu, 1995, ch. 2). N >= 4. That suits
-    a difference of two such distances, whose biases cancel. In a ratio they do not: it is drawn towards 1, by much
-    where N is not far above the number of features, and its interval is too narrow.
-    """
-    x = _checked_rows(values, confidence, resamples, at_least=4)
-    rng = np.random.default_rng(seed)
-    draws = np.array([statistic(x[rng.permutation(len(x))[: len(x) // 2]]) for _ in range(resamples)])
-    effect, tail = float(statistic(x)), (1 - confidence) / 2
-    low, high = effect + np.quantile(draws - draws.mean(), [tail, 1 - tail])
-    return Estimate(effect, float(low), float(high), n=len(x))
-
-
 def _numbers(name: str, values: ArrayLike) -> np.ndarray:
     """An array of finite floats."""
     x = np.asarray(values.detach().cpu().double() if torch.is_tensor(values) else values, dtype=float)
@@ -475,10 +456,10 @@ def _table(name: str, values: ArrayLike, *, least: int = 2) -> np.ndarray:
     return x
 
 
-def _checked_rows(values: ArrayLike, confidence: float, resamples: int, *, at_least: int) -> np.ndarray:
+def _checked_rows(values: ArrayLike, confidence: float, resamples: int) -> np.ndarray:
     x = _numbers("values", values)
-    if x.ndim == 0 or len(x) < at_least:
-        raise ValueError(f"values must hold at least {at_least} images along axis 0, got shape {x.shape}")
+    if x.ndim == 0 or len(x) < 2:
+        raise ValueError(f"values must hold at least 2 images along axis 0, got shape {x.shape}")
     check_number("confidence", confidence, "a number between 0 and 1", above=0, below=1)
     check_counts(resamples=resamples)
     return x

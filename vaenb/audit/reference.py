@@ -107,11 +107,13 @@ def make(name: str, *, progress: bool = True) -> None:
 
 
 def missing() -> list[str]:
-    """The zoo's autoencoders without an audit of their present weights."""
+    """The zoo's autoencoders, of the references' size, without an audit of their present weights."""
     known = zoo.audits()
     found = []
     for name in zoo.names():
-        if "SSIM" in zoo.card(name)["quality"] and name not in known:
+        about = zoo.card(name)
+        fits = about["recipe"]["size"] == REFERENCE_SIZE
+        if fits and "SSIM" in about["quality"] and name not in known:
             found.append(name)
     return found
 

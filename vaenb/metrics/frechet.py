@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from vaenb.checks import check_channels, check_counts, check_features, check_images, in_training
+from vaenb.checks import check_channels, check_counts, check_features, check_images, check_whole, in_training
 from vaenb.metrics.blocks import in_blocks
 from vaenb.metrics.images import WeightsUnavailable, load_network
 from vaenb.precision import no_autocast, widened
@@ -33,6 +33,17 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
     """
     check_features(2, a=a, b=b)
     return _distance(a, b)
+
+
+def leading(features: Tensor, count: int) -> Tensor:
+    """The `count` directions (F, count) in which features (N, F) vary most, the first one most: project on them.
+
+    In fewer dimensions a distance of few images is less biased.
+    """
+    check_features(2, features=features)
+    check_whole("count", count, least=1, most=min(features.shape))
+    rows = features.detach().double()
+    return torch.linalg.svd(rows - rows.mean(0), full_matrices=False).Vh[:count].T
 
 
 class FID:

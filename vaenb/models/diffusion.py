@@ -76,6 +76,7 @@ class DDGM(nn.Module):
     """
 
     alpha_bar: Tensor
+    nats_a_pixel = 0.5  # that its loss, the squared error of noise of variance 1, is worth
 
     def __init__(self, net: nn.Module, alpha_bar: Tensor, *, image_shape: Shape) -> None:
         super().__init__()
@@ -225,6 +226,17 @@ class DAED:
         levels = [*self.ddgm.alpha_bar[times[:-1]].tolist(), self.level]
         x_1 = self.ddgm.walk(x_t, times, levels, eta, generator)
         return self.first.denoise(x_1, 1)
+
+    def by_own_steps(self, x_1: Tensor, **sampler: Unpack[Sampler]) -> Tensor:
+        """Walk states x₁ (N, C, S, S) back to images by the DDGM's steps instead of the denoiser.
+
+        The network is told that this were its step `switch`, whose noise is nearest to β₁; with one of `evaluations`
+        it guesses from there. Other arguments: `DDGM.reverse`.
+        """
+        times = _spaced(self.switch, 0, sampler.get("evaluations"))
+        levels = [self.level, *self.ddgm.alpha_bar[times[1:]].tolist()]
+        found = self.ddgm.walk(x_1, times, levels, sampler.get("eta", 1.0), sampler.get("generator"))
+        return as_images(found)
 
     def sample(self, count: int, *, chunk: int = 256, **sampler: Unpack[Sampler]) -> Tensor:
         """Draw images (count, C, S, S) in [0, 1] from noise, as `DDGM.sample` does."""

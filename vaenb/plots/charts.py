@@ -69,12 +69,13 @@ def lines(
     y: str = "",
     dashed: tuple[str, ...] = (),
     log_x: bool = False,
+    beside: bool = True,
 ) -> go.Figure:
     """Draw series of (places (K,), values (K,) or (K, N)): for N images their mean and bars of ±2 standard errors.
 
     Of zeros and ones it draws the share, with Wilson's interval; bars of values in [0, 1] end there. A name in `dashed`
-    takes the colour of the series before it: the same thing, treated otherwise. Series with bars stand a little beside
-    each other, so that the bars can be told apart.
+    takes the colour of the series before it: the same thing, treated otherwise. Series with bars stand a little `beside`
+    each other, so that the bars can be told apart; not where places have an end, as shares do.
     """
     fig = go.Figure()
     color, palette, symbols = COLORS[0], cycle(COLORS), cycle(_LINE_SYMBOLS)
@@ -88,7 +89,7 @@ def lines(
         bar = {}
         if error is not None:
             bar["error_y"] = _arms(values, mean, error)
-            shift = 0.012 * (number - (len(series) - 1) / 2)
+            shift = 0.012 * (number - (len(series) - 1) / 2) * beside
             places = places * (last / first) ** shift if log_x else places + shift * (last - first)
         symbol = next(symbols)
         fig.add_scatter(x=plain(places), y=plain(mean), name=name, line=line, marker_symbol=symbol, **bar)

@@ -23,7 +23,7 @@ def images(rows: Rows, *, columns: list[str] | None = None, title: str = "") -> 
     count, height, width = _shape_of([rows])
     fig = go.Figure(picture_of(tile(list(rows.values()))))
     bare_axes(fig, list(rows), height)
-    scale = min(2.6, 900 / (count * (width + 4)))
+    scale = min(max(2.6, 80 / width), 900 / (count * (width + 4)))  # of small images a larger one
     label, top = 8 * max(map(len, rows)), 40 if title else 10
     places: list[float] = []
     heads: list[str] = []

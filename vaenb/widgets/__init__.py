@@ -4,12 +4,12 @@ An explorer is a small class whose attributes are its sliders and outputs, and w
 """
 
 from vaenb.widgets.cleaning import CleaningExplorer
-from vaenb.widgets.denoising import DenoisingExplorer
 from vaenb.widgets.effort import EffortExplorer
 from vaenb.widgets.latent import LatentAttackExplorer
 from vaenb.widgets.ood import ContrastExplorer, DetectorExplorer
 from vaenb.widgets.penalty import PenaltyExplorer
 from vaenb.widgets.probe import ConsistencyExplorer, TemperatureExplorer
+from vaenb.widgets.purifier import PurifierExplorer
 from vaenb.widgets.repair import RepairExplorer
 from vaenb.widgets.two_attacks import TwoAttacksExplorer
 from vaenb.widgets.units import UnitExplorer
@@ -18,11 +18,11 @@ __all__ = [
     "CleaningExplorer",
     "ConsistencyExplorer",
     "ContrastExplorer",
-    "DenoisingExplorer",
     "DetectorExplorer",
     "EffortExplorer",
     "LatentAttackExplorer",
     "PenaltyExplorer",
+    "PurifierExplorer",
     "RepairExplorer",
     "TemperatureExplorer",
     "TwoAttacksExplorer",

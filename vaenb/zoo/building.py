@@ -122,8 +122,10 @@ such a model, it is the first training run of that claim's evidence. Together th
 ELBO (nats an image, the bound at β = 1), KL (the nats that a code may tell of its image), SSIM of image and
 reconstruction, and accuracy were measured on the first 1,000 test images, with the weights as they are stored. ELBOs
 are comparable between models of the same likelihood only: that of `mnist/vae` is Bernoulli, those of document 001's
-models are Gaussian. A deterministic autoencoder (`mmd-dae`, `swt-dae`) has none. A model whose KL is 0 tells nothing:
-`mnist/kld-beta10` draws the same picture for every digit. It is here as a warning, since nothing is harder to attack.
+models are Gaussian. A deterministic autoencoder (`mmd-dae`, `swt-dae`) has none. MSE is what a diffusion model leaves
+of the noise of a tenth of its steps; document 002b's denoisers (`dae-0.1`) have one step. A model whose KL is 0 tells
+nothing: `mnist/kld-beta10` draws the same picture for every digit. It is here as a warning, since nothing is harder to
+attack.
 
 The last five columns come from the standard audit ([your own model](your-model.md)) on 300 test images, 16 of them
 attacked: areas under the SSIM that an attack leaves (of the decoder by two yardsticks, of the encoder), and the SSIM to

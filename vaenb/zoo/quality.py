@@ -12,9 +12,10 @@ from vaenb.checks import NotDefined
 from vaenb.contract import reconstruct
 from vaenb.data import ImageSet
 from vaenb.distributions import DiagonalGaussian, seeded
-from vaenb.metrics.images import ms_ssim, ssim
+from vaenb.metrics.images import ms_ssim, mse, ssim
 from vaenb.metrics.likelihood import elbo
 from vaenb.models.classifier import Classifier
+from vaenb.models.diffusion import DDGM, as_images
 
 _ATTACKED = 100  # validation images
 _TESTED = 1_000
@@ -32,9 +33,12 @@ class Statistic:
 def quality(model: Any, test: ImageSet) -> dict[str, float]:
     """Measure a model on the first 1,000 test images: accuracy; or ELBO (β = 1, 16 draws) and KL in nats, and SSIM.
 
-    A deterministic autoencoder has SSIM alone.
+    A deterministic autoencoder has SSIM alone, and a diffusion model what `denoised` gives.
     """
     part = test.take(slice(_TESTED))
+    if isinstance(model, DDGM):
+        before, after = denoised(model, part)
+        return {"images": len(part), "noisy MSE": before, "MSE": after}
     if isinstance(model, Classifier):
         return {"images": len(part), "accuracy": accuracy(model, part)}
     x = part.float()
@@ -86,6 +90,28 @@ def drawn_copies(model: Any, images: ImageSet) -> float:
     return ssim(x, model.decode(z)).mean().item()
 
 
+@torch.no_grad()
+def denoised(model: DDGM, images: ImageSet) -> tuple[float, float]:
+    """The mean squared error of images with the noise of a tenth of the steps, and what the walk back leaves of it.
+
+    A denoiser has one step.
+    """
+    x = images.float()
+    generator = seeded(0, x.device)
+    t = max(1, model.steps // 10)
+    x_t = model.noised(x, t, generator=generator)
+    noisy = as_images(x_t / model.alpha_bar[t].sqrt().to(x.dtype))
+    parts = []
+    for some in x_t.split(250):
+        parts.append(model.denoise(some, t, generator=generator))
+    return mse(x, noisy).mean().item(), mse(x, torch.cat(parts)).mean().item()
+
+
+def denoising(model: Any, images: ImageSet) -> float:
+    """What `denoised` leaves, of few images."""
+    return denoised(model, images.take(slice(_ATTACKED)))[1]
+
+
 STATISTICS = {
     "accuracy": Statistic("accuracy on the validation images (margin our choice)", accuracy, margin=0.01),
     "latent attack": Statistic(
@@ -99,6 +125,12 @@ STATISTICS = {
         "(margin of 002a.hmc.sim)",
         encoder_attack,
         margin=0.01,
+    ),
+    "denoising": Statistic(
+        "mean squared error left of the noise of a tenth of the steps (a denoiser: of its own), 100 validation images "
+        "(margin of 002b.transition)",
+        denoising,
+        margin=0.001,
     ),
     "drawn copies": Statistic(
         "SSIM of 100 validation images and copies drawn from their posteriors (margin our choice)",

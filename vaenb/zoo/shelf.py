@@ -13,7 +13,7 @@ from vaenb.zoo.recipes import BUILDERS, RECIPES, hint
 WEIGHTS = Path(__file__).parent / "weights"
 AUDITS = Path(__file__).parent / "audits.json"  # written by `vaenb zoo audit`
 _FIELDS = {"name", "recipe", "data", "quality", "gate", "made", "versions", "digest"}  # of every card
-_COLUMNS = ("model", "net", "latents", "penalty", "data", "ELBO", "KL", "SSIM", "accuracy")
+_COLUMNS = ("model", "net", "latents", "penalty", "data", "ELBO", "KL", "SSIM", "accuracy", "MSE")
 _AUDITED = {  # a column for each of these measures of the audit
     "decoder by spreads": "decoder by spreads: AADDC",
     "decoder by distance": "decoder by distance: AADDC",
@@ -137,6 +137,7 @@ def _row(about: dict) -> list[str]:
         _number(quality, "KL", ".1f"),
         _number(quality, "SSIM", ".3f"),
         _number(quality, "accuracy", ".3f"),
+        _number(quality, "MSE", ".4f"),
     ]
 
 
