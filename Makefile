@@ -1,4 +1,4 @@
-# run · test (lint, types, unit, nbval) · nightly · lab · paper · bench · notebooks. The environment is the active conda or
+# run · test (lint, types, unit, nbval) · nightly · lab · paper · bench · notebooks · site. The environment is the active conda or
 # virtual environment if it holds this project with its tools, else .venv, made on first use;
 # `make PYTHON=python3.12 …` chooses what .venv is made with.
 PYTHON ?= python3
@@ -39,7 +39,7 @@ elif [ ! -e .venv/.$(1) ] || [ pyproject.toml -nt .venv/.$(1) ]; then \
 fi
 endef
 
-.PHONY: run test lint types unit nbval nightly lab paper bench notebooks install
+.PHONY: run test lint types unit nbval nightly lab paper bench notebooks site browse install
 .DEFAULT_GOAL := run
 .NOTPARALLEL:
 
@@ -102,3 +102,21 @@ install:
 # Execute the notebooks in the quick profile and write them back clean, as they are committed.
 notebooks:
 	@$(call environment,test); "$$bin/python" -m vaenb publish notebooks/*.ipynb
+
+# The pages of the site, into build/site: open its index.html. Their tools, with npm's MathJax, have an environment of
+# their own and need no PyTorch.
+site:
+	@set -e; tools=build/site-tools; \
+	if [ ! -e $$tools/installed ] || [ docs/requirements.txt -nt $$tools/installed ]; then \
+	  echo "installing what makes the site into $$tools (once)"; \
+	  $(PYTHON) -m venv $$tools; \
+	  $$tools/bin/python -m pip install --quiet --disable-pip-version-check -r docs/requirements.txt; \
+	  npm install --silent --no-audit --no-fund --prefix $$tools mathjax@3.2.2; \
+	  touch $$tools/installed; \
+	fi; \
+	$$tools/bin/python -m sphinx -q -j auto -W --keep-going -c docs -d build/site-trees $(ARGS) . build/site; \
+	echo "site  build/site/index.html"
+
+# Open every page of build/site that has a figure in a Chrome, and move its sliders.
+browse: site
+	@$(call environment,test); "$$bin/python" -m pytest tests/test_site.py -m site

@@ -72,6 +72,11 @@ def test_the_readme_and_the_docs_have_the_ledger_of_the_evidence():
     assert (ROOT / "docs" / "claims.md").read_text() == evidence.whole_ledger(ledger())
 
 
+def test_the_command_prints_the_ledger_as_the_docs_have_it(capsys):
+    assert main(["claims", "--markdown"]) == 0
+    assert capsys.readouterr().out == (ROOT / "docs" / "claims.md").read_text()
+
+
 def test_notebook_11_shows_the_ledger_of_the_evidence():
     book = nbformat.read(ROOT / "notebooks" / "11_claims.ipynb", as_version=4)
     outputs = [output for cell in book.cells for output in cell.get("outputs", [])]

@@ -42,6 +42,8 @@ def test_pushes_run_all_that_make_test_runs():
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
 def test_models_are_cached_by_the_sources_that_make_them(path):
     for job in jobs(path):
+        if [step["run"] for step in job["steps"] if "run" in step] == ["make site"]:  # it trains nothing
+            continue
         (key,) = (step["with"]["key"] for step in job["steps"] if step.get("uses", "").startswith("actions/cache@"))
         sources = re.findall(r"'(.*?)'", key)
         assert sources == ["vaenb/**/*.py"]

@@ -1,6 +1,7 @@
 """The zoo: a model is what its card says, and what is damaged, altered or unknown is refused."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -44,6 +45,10 @@ def tiny(tmp_path, monkeypatch):
 def built(tiny):
     building.build("mnist/tiny", progress=False)
     return tiny
+
+
+def test_the_page_of_the_docs_shows_what_is_on_the_shelf():
+    assert (Path(__file__).parents[1] / "docs" / "zoo.md").read_text() == building.page()
 
 
 def test_a_model_is_built_and_loads_as_its_card_says(tiny, capsys):

@@ -73,7 +73,8 @@ def _parser() -> argparse.ArgumentParser:
     for command in (sweep, paper):
         command.add_argument("--workers", type=int, help="local processes of one thread (default: one a core)")
         command.add_argument("--scheduler", metavar="ADDRESS", help="a running Dask scheduler instead, tcp://host:8786")
-    commands.add_parser("claims", help="the ledger: every claim of the documents, and what the runs found")
+    ledger = commands.add_parser("claims", help="the ledger: every claim of the documents, and what the runs found")
+    ledger.add_argument("--markdown", action="store_true", help="as docs/claims.md has it, from figures/ alone")
     verify = commands.add_parser("verify", help="compute a claim's verdict again from the stored arrays, step by step")
     verify.add_argument("claim", help="its id, such as 002a.hmc.acc")
     verify.add_argument(
@@ -159,9 +160,15 @@ def _paper(options: argparse.Namespace) -> int:
 
 
 def _claims(options: argparse.Namespace) -> int:
-    from vaenb import claims
+    from vaenb import claims, files
 
-    print(claims.tables.plain(claims.ledger(claims.found())))
+    if options.markdown:
+        from vaenb.runs import evidence
+
+        findings = claims.ledger(claims.found([files.project_folder() / "figures"]))
+        print(evidence.whole_ledger(findings), end="")
+    else:
+        print(claims.tables.plain(claims.ledger(claims.found())))
     return 0
 
 

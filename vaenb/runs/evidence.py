@@ -153,8 +153,8 @@ def whole_ledger(findings: list[Finding]) -> str:
     surprises = "\n".join(f"- {sentence}" for sentence in tables.surprises(findings))
     parts = [
         "# The ledger",
-        "Made from the evidence in `figures/` by `vaenb collect`; [how results count](results.md) says by which rule. "
-        "`vaenb verify CLAIM` computes any of these verdicts again.",
+        "Made from the evidence in `figures/` by `vaenb claims --markdown`; [how results count](results.md) says by "
+        "which rule. `vaenb verify CLAIM` computes any of these verdicts again.",
         tables.summary(findings),
         f"## What surprised us\n\n{surprises or 'Nothing has been measured by this rule yet.'}",
         f"## What the documents claim\n\n{tables.documents(findings, root=_NOTEBOOKS)}",
