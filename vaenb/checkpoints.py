@@ -13,7 +13,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Unpack
@@ -67,7 +67,7 @@ def trained(
                 state = path.with_suffix(".state")
                 begun = perf_counter()
                 history = fit(model, data, state=state, progress=progress, **full)
-                history.seconds = round(perf_counter() - begun, 1)
+                history = replace(history, seconds=round(perf_counter() - begun, 1))
                 if history.interrupted:
                     raise TrainingInterrupted(model, history, kept=state.exists())
                 _store_finished(model, path, description, history)
@@ -115,8 +115,8 @@ def load_weights(model: nn.Module, path: Path | str, *, description: str | None 
     tensorfile.check_names_and_shapes(path, tensors, model.state_dict(), type(model).__name__)
     model.load_state_dict(tensors)
     model.to(memory_format=torch.channels_last).eval()
-    told = {"precision": notes["precision"], "seconds": float(notes.get("seconds", 0))}
-    return History(json.loads(notes["history"]), **told)
+    seconds = float(notes.get("seconds", 0))
+    return History(json.loads(notes["history"]), precision=notes["precision"], seconds=seconds)
 
 
 @dataclass(frozen=True)

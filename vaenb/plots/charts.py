@@ -73,9 +73,9 @@ def lines(
 ) -> go.Figure:
     """Draw series of (places (K,), values (K,) or (K, N)): for N images their mean and bars of ±2 standard errors.
 
-    Of zeros and ones it draws the share, with Wilson's interval; bars of values in [0, 1] end there. A name in `dashed`
-    takes the colour of the series before it: the same thing, treated otherwise. Series with bars stand a little `beside`
-    each other, so that the bars can be told apart; not where places have an end, as shares do.
+    Of zeros and ones it draws the share, with Wilson's interval; bars of values in [0, 1] end there. A name in
+    `dashed` takes the colour of the series before it: the same thing, treated otherwise. Series with bars stand a
+    little `beside` each other, so that the bars can be told apart; not where places have an end, as shares do.
     """
     fig = go.Figure()
     color, palette, symbols = COLORS[0], cycle(COLORS), cycle(_LINE_SYMBOLS)

@@ -33,8 +33,9 @@ def _last_time(job: Job, known: list[dict]) -> float | None:
     for about in known:
         if about.get("notebook") == job.notebook.stem and about.get("parameters") == job.parameters:
             seconds = about.get("seconds")
-            known = isinstance(seconds, (int, float))
-            return seconds + (about.get("seconds_read_back") or 0) if known else None
+            if not isinstance(seconds, (int, float)):
+                return None
+            return seconds + (about.get("seconds_read_back") or 0)
     return None
 
 

@@ -30,7 +30,7 @@ class History:
     epochs: list[dict[str, float]] = field(default_factory=list)
     interrupted: bool = False
     precision: str = "float32"
-    seconds: float = 0.0  # that `trained` took; 0: not known
+    seconds: float = field(default=0.0, compare=False)  # that `trained` took; 0: not known
 
 
 class TrainingInterrupted(KeyboardInterrupt):
