@@ -14,20 +14,10 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from playwright.sync_api import sync_playwright
 
 from vaenb import plots
 
 ROOT = Path(__file__).parents[1]
-CHROME = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.timeout(900),
@@ -108,14 +98,6 @@ def lab(tmp_path_factory):
         wait_until_it_answers(server, f"{url}/api/status?token={token}", log)
         yield url, token
         server.terminate()
-
-
-@pytest.fixture(scope="module")
-def chrome():
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=plots.chrome(), args=CHROME)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

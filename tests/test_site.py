@@ -9,9 +9,8 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from playwright.sync_api import sync_playwright
 
-from tests.test_browser import CHROME, slide_all
+from tests.test_browser import slide_all
 from vaenb import plots
 
 ROOT = Path(__file__).parents[1]
@@ -86,14 +85,6 @@ def site():
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
-
-
-@pytest.fixture(scope="module")
-def chrome():
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=plots.chrome(), args=CHROME)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
