@@ -19,7 +19,6 @@ from vaenb.contract import reconstruct
 from vaenb.defences.repair import repair
 from vaenb.metrics.distortion import DDCurve
 from vaenb.metrics.likelihood import shortfall
-from vaenb.metrics.slices import slice_through
 from vaenb.models import seatbelt, vae
 from vaenb.plots import ledger
 from vaenb.plots.style import picture_of
@@ -70,13 +69,16 @@ def test_dd_curves_draw_the_means_and_the_control():
 
 def test_the_kernel_free_slider_has_a_frame_for_every_radius():
     images = torch.rand(3, 4, 1, 8, 8, generator=seeded())
-    fig = plots.attack_slider(some_curve(), "SSIM", [{"attacked": row} for row in images])
+    curve = some_curve()
+    mean = {"mean over images": curve.values["SSIM"].mean(1)}
+    about = {"x": "ε", "y": "SSIM", "prefix": "ε = "}
+    fig = plots.image_slider(curve.radii, mean, [{"attacked": row} for row in images], **about)
     (slider,) = fig.layout.sliders
     assert [step.label for step in slider.steps] == ["0", "1", "2"] == [frame.name for frame in fig.frames]
     assert len({frame.data[0].source for frame in fig.frames}) == 3
     assert fig.layout.showlegend is False and [trace.name for trace in fig.data[1:]] == [
         "mean over images",
-        "this radius",
+        "mean over images",
     ]
 
 
@@ -328,17 +330,6 @@ def test_lines_draw_means_bars_and_pairs():
     assert after.x == pytest.approx([0.1, 0.2]) and before.x == pytest.approx([0.1, 0.2], abs=0.002)
     assert before.line.color == after.line.color and (before.line.dash, after.line.dash) == ("solid", "dash")
     assert before.marker.symbol != after.marker.symbol
-
-
-def test_a_chains_path_lies_on_its_slice():
-    points, path = torch.randn(3, 4, generator=seeded()), torch.randn(5, 4, generator=seeded(1))
-    plane = slice_through(lambda z: -(z**2).sum(1), points, path, size=5)
-    fig = plots.chain_path(plane, path, marks={"clean": points[0], "attacked": points[1]}, title="way")
-    heat, way, clean, attacked = fig.data
-    assert heat.z[2][2] == pytest.approx(plane.values[2, 2].item(), rel=1e-4)
-    assert way.x == pytest.approx(plane.project(path)[:, 0].tolist(), rel=1e-4)
-    assert (clean.x[0], clean.y[0]) == (0.0, 0.0) and attacked.y[0] == pytest.approx(0, abs=1e-5)
-    assert clean.name == "clean" and fig.layout.xaxis.title.text and fig.layout.yaxis.title.text
 
 
 # --- tables

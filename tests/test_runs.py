@@ -3,6 +3,8 @@
 import gc
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -213,6 +215,7 @@ def test_verify_shows_every_step_and_agrees_with_the_published_verdict(published
     for step in ("greater than 0", "MSE: reproduced", "converged gate passed", tiny.CELL, "3 training runs, 7 images"):
         assert step in said
     assert f"agrees with {published}" in said
+    assert said.endswith(f"\nledger {claims.digest(claims.found([published.parent]))}\n")
     assert main(["verify", "004.mean"]) == 0  # without evidence, and so it is listed
     assert "not measured" in capsys.readouterr().out
 
@@ -235,6 +238,16 @@ def test_verify_reads_the_folder_it_is_given(published, notebook, tmp_path, caps
     assert main(["verify", tiny.CLAIM, "-o", str(folder)]) == 0
     said = capsys.readouterr().out
     assert "3.00 [" in said and "agrees" not in said  # the list is of what lies in figures/
+
+
+def test_a_ledgers_name_changes_with_its_evidence_alone(published, notebook, tmp_path):
+    figures = published.parent
+    name = claims.digest(claims.found([figures]))
+    assert re.fullmatch("[0-9a-f]{12}", name)
+    shutil.copytree(figures, tmp_path / "moved")
+    assert claims.digest(claims.found([tmp_path / "moved"])) == name
+    runs.run(notebook, {"profile": "paper", "beta": 3}, folder=figures / "more", progress=False)
+    assert claims.digest(claims.found([figures])) != name != claims.digest([])
 
 
 def test_verify_names_claims_and_folders_that_are_not_there(published, tmp_path, capsys):

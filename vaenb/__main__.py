@@ -165,10 +165,11 @@ def _claims(options: argparse.Namespace) -> int:
     if options.markdown:
         from vaenb.runs import evidence
 
-        findings = claims.ledger(claims.found([files.project_folder() / "figures"]))
-        print(evidence.whole_ledger(findings), end="")
+        print(evidence.whole_ledger(claims.found([files.project_folder() / "figures"])), end="")
     else:
-        print(claims.tables.plain(claims.ledger(claims.found())))
+        runs = claims.found()
+        print(claims.tables.plain(claims.ledger(runs)))
+        print(f"\nledger {claims.digest(runs)}")
     return 0
 
 
@@ -178,7 +179,7 @@ def _verify(options: argparse.Namespace) -> int:
     figures = files.project_folder() / "figures"
     runs = claims.found([options.folder or figures])
     told, agrees = claims.verify(options.claim, runs, None if options.folder else figures / "claims.json")
-    print(told)
+    print(f"{told}\n\nledger {claims.digest(runs)}")
     return 0 if agrees else 1
 
 

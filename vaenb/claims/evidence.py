@@ -288,6 +288,12 @@ def found(folders: Iterable[Path | str] | None = None) -> list[Run]:
     return sorted(runs, key=lambda run: run.started)
 
 
+def digest(runs: Iterable[Run]) -> str:
+    """Name a ledger by twelve hex digits, hashed from what it hangs on: the frozen lists and the evidence of `runs`."""
+    parts = sorted(files.digest(run.folder / "evidence.npz") for run in runs)
+    return hashlib.sha256("".join([book.frozen(), *parts]).encode()).hexdigest()[:12]
+
+
 def _compacted(arrays: Mapping) -> dict[str, np.ndarray]:
     if not arrays:
         raise ValueError("arrays must hold the raw (training runs, images) outputs of the cell, got none")

@@ -2,7 +2,8 @@
 
 Document 002a's theory (Kuzina et al., 2022), for x^a = x + e, and q^(t) the law after t HMC transitions from q(z|x^a):
 TV[q^(t), q(z|x)] ≤ √(½KL[q^(t) ‖ p(z|x^a)]) + √(½KL[q(z|x) ‖ p(z|x)]) + √(½KL[p(z|x) ‖ p(z|x^a)]),
-by the triangle inequality and Pinsker's. The document writes o(√‖e‖) for the last term; all three can be estimated.
+by the triangle inequality and Pinsker's. For the last term, which
+`likelihood_tilt` measures, the document writes o(√‖e‖).
 """
 
 import math
@@ -11,13 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vaenb.checks import check_batch, check_images, check_latents, check_model_and_images, check_nats, check_shape
+from vaenb.checks import check_batch, check_images, check_latents, check_model_and_images, check_shape
 from vaenb.contract import LatentModel
 from vaenb.metrics.blocks import in_blocks
-from vaenb.metrics.likelihood import elbo
 from vaenb.precision import check_precision, no_autocast
-
-_RELIABLE = 10  # effective draws tell a log mean weight to about 0.3 nats, about what AIS does
 
 
 @no_autocast
@@ -38,24 +36,6 @@ def posterior_ratio(model: LatentModel, x: Tensor, z: Tensor, z_adv: Tensor) -> 
 
     with torch.no_grad():
         return in_blocks(log_joint, x, z) - in_blocks(log_joint, x, z_adv)
-
-
-def inference_gap(
-    model: LatentModel,
-    x: Tensor,
-    log_evidence: Tensor,
-    *,
-    samples: int = 64,
-    generator: torch.Generator | None = None,
-) -> Tensor:
-    """Estimate KL[q(z|x) ‖ p(z|x)] = log p(x) − ELBO, given log p(x) (N,) of images x (N, C, H, W): (N,) nats.
-
-    With `log_evidence` from `ais` or `iwae` it is estimated from below; it may come out a little negative.
-    """
-    check_images(x)
-    check_nats(log_evidence, "log_evidence", len(x))
-    check_precision("x and log_evidence", x, log_evidence)
-    return log_evidence - elbo(model, x, samples=samples, generator=generator)
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,54 +74,6 @@ def likelihood_tilt(model: LatentModel, x: Tensor, x_adv: Tensor, z: Tensor) -> 
     ess = (2 * log_sum - (2 * s).logsumexp(1)).exp()
     second_order = s.var(1) / 2
     return Tilt(kl.to(x.dtype), second_order.to(x.dtype), ess.to(x.dtype), mean.to(x.dtype))
-
-
-@dataclass(frozen=True, eq=False)
-class TVBound:
-    """The terms of document 002a's bound on TV[q(z|x_adv), q(z|x)], each (N,) and not capped: 1 or more says nothing.
-
-    The first is that of t = 0: no transition of HMC takes q^(t) further, in KL, from its stationary p(z|x_adv).
-    """
-
-    encoder_adv: Tensor  # √(½ KL[q(z|x_adv) ‖ p(z|x_adv)])
-    encoder: Tensor  # √(½ KL[q(z|x) ‖ p(z|x)])
-    model: Tensor  # √(½ KL[p(z|x) ‖ p(z|x_adv)]), the document's o(√‖e‖)
-
-    @property
-    def total(self) -> Tensor:
-        return self.encoder_adv + self.encoder + self.model
-
-
-def tv_bound(
-    model: LatentModel,
-    x: Tensor,
-    x_adv: Tensor,
-    z: Tensor,
-    *,
-    log_evidence: Tensor,
-    log_evidence_adv: Tensor,
-    samples: int = 64,
-    generator: torch.Generator | None = None,
-) -> TVBound:
-    """Estimate document 002a's bound for images x and x_adv (N, C, H, W), given samples z (N, S, D) of p(z|x).
-
-    The evidences are log p(x) and log p(x_adv) (N,), from `ais`; one that is too low makes its encoder's term small.
-    The model term is `likelihood_tilt`'s where that has 10 effective draws, else log p(x_adv) − log p(x) − E[s].
-    """
-    check_images(x)
-    check_nats(log_evidence, "log_evidence", len(x))
-    check_nats(log_evidence_adv, "log_evidence_adv", len(x))
-    tilt = likelihood_tilt(model, x, x_adv, z)
-    gap_adv = inference_gap(model, x_adv, log_evidence_adv, samples=samples, generator=generator)
-    gap = inference_gap(model, x, log_evidence, samples=samples, generator=generator)
-    far = log_evidence_adv - log_evidence - tilt.mean
-    moved = torch.where(tilt.ess >= _RELIABLE, tilt.kl, far)
-    return TVBound(_pinsker(gap_adv), _pinsker(gap), _pinsker(moved))
-
-
-def _pinsker(kl: Tensor) -> Tensor:
-    """What a KL bounds the total variation by, √(½ KL); an estimate below 0 counts as 0."""
-    return (kl.clamp_min(0) / 2).sqrt()
 
 
 @torch.no_grad()

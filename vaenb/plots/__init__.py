@@ -6,18 +6,16 @@ are in `vaenb.plots.ledger`.
 
 from vaenb.plots import tables
 from vaenb.plots.charts import bars, binned, histograms, intervals, latent_map, lines, reliability, scatter
-from vaenb.plots.curves import chain_path, dd_curves
-from vaenb.plots.pictures import attack_slider, image_slider, images
+from vaenb.plots.curves import dd_curves
+from vaenb.plots.pictures import image_slider, images
 from vaenb.plots.saving import chrome, save
 from vaenb.plots.style import COLORS, TEMPLATE, tile
 
 __all__ = [
     "COLORS",
     "TEMPLATE",
-    "attack_slider",
     "bars",
     "binned",
-    "chain_path",
     "chrome",
     "dd_curves",
     "histograms",

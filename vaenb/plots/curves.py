@@ -1,45 +1,18 @@
-"""Distortion over attack radius, and a chain's path."""
+"""Distortion over attack radius."""
 
 from itertools import cycle
 from typing import TYPE_CHECKING
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
-from torch import Tensor
 
 from vaenb.plots.style import COLORS, framed, plain
 from vaenb.plots.tables import mean_and_error
 
 if TYPE_CHECKING:
     from vaenb.metrics.distortion import DDCurve
-    from vaenb.metrics.slices import Slice
 
-_FLOOR = -200.0  # nats below the top of a slice, from where on it is all the same grey
 _BELOW = {"orientation": "h", "yanchor": "top", "x": 0}  # a legend's place
-
-
-def chain_path(plane: "Slice", path: Tensor, *, marks: dict[str, Tensor], title: str = "") -> go.Figure:
-    """Draw a chain's path (T, D) over a slice of its target's log density.
-
-    `marks` are single codes (D,) by name, first the slice's origin and the one on its first axis.
-    """
-    fig = go.Figure()
-    grey = [[0, "#444444"], [0.6, "#AAAAAA"], [1, "#FFFFFF"]]
-    bar = {"title": {"text": "log p (nats<br>below the top)"}}
-    heights = plain(plane.values.clamp_min(_FLOOR))
-    fig.add_heatmap(x=plain(plane.a), y=plain(plane.b), z=heights, colorscale=grey, colorbar=bar)
-    x, y = plain(plane.project(path).T)
-    line = {"color": COLORS[1], "width": 1.5}
-    fig.add_scatter(x=x, y=y, mode="lines+markers", line=line, marker_size=4, name="chain")
-    looks = zip(("circle", "square", "star", "diamond"), COLORS[::2], strict=True)
-    for (name, code), (symbol, color) in zip(marks.items(), looks, strict=False):
-        x, y = plain(plane.project(code[None]).T)
-        marker = {"symbol": symbol, "size": 14, "color": color}
-        fig.add_scatter(x=x, y=y, mode="markers", name=name, marker=marker)
-    first, second = list(marks)[:2]
-    fig.update_xaxes(title=f"from the {first} to the {second} (latent units)")
-    fig.update_yaxes(title="across (latent units)")
-    return framed(fig, 720, 620, title=title, legend=_BELOW | {"y": -0.18})
 
 
 def dd_curves(

@@ -12,7 +12,7 @@ from torch import Tensor
 from vaenb.plots.style import COLORS, bare_axes, framed, middles, picture_of, six, tile
 
 if TYPE_CHECKING:
-    from vaenb.metrics.distortion import DDCurve
+    pass
 
 Rows = Mapping[str, Tensor]
 """Labelled rows of images (n, C, H, W), all of one shape."""
@@ -41,18 +41,6 @@ def images(rows: Rows, *, columns: list[str] | None = None, title: str = "") -> 
         title=title,
         margin={"l": label + 20, "r": 20, "t": top, "b": 10},
     )
-
-
-def attack_slider(curve: "DDCurve", metric: str, rows: Sequence[Rows], *, title: str = "") -> go.Figure:
-    """Show the images of every radius under a slider, and the point moving on the distortion curve; needs no kernel.
-
-    `rows` holds for each radius of the curve the labelled rows of images (n, C, H, W).
-    """
-    curves = {"mean over images": curve.values[metric].mean(1)}
-    x = "attack radius ε (latent units)"
-    fig = image_slider(curve.radii, curves, rows, title=title, x=x, y=metric, prefix="ε = ")
-    fig.data[2].name = "this radius"
-    return fig
 
 
 def image_slider(

@@ -89,12 +89,13 @@ def remake() -> None:
     Raises ValueError naming a file that is damaged, or has marks for a table that do not fit, before it writes any.
     """
     kept = [path for path in figures_folder().iterdir() if path.is_dir()]
-    findings = claims.ledger(claims.found(kept))
+    runs = claims.found(kept)
+    findings = claims.ledger(runs)
     lists = {"manifest.json": manifest(), "claims.json": [finding.to_json() for finding in findings]}
     project = files.project_folder()
     readme = project / "README.md"
     texts = {readme: _LEDGER.sub(lambda _: readme_ledger(findings), readme.read_text(encoding="utf-8"))}
-    texts[project / "docs" / "claims.md"] = whole_ledger(findings)
+    texts[project / "docs" / "claims.md"] = whole_ledger(runs)
     for path in (project / "notebooks").glob("[0-9]*.ipynb"):
         if text := _with_new_tables(path, findings):
             texts[path] = text
@@ -148,13 +149,16 @@ def readme_ledger(findings: list[Finding]) -> str:
     return f"\n{tables.summary(findings)}\n\n[Every claim with its numbers](docs/claims.md)\n\n"
 
 
-def whole_ledger(findings: list[Finding]) -> str:
-    """The text of docs/claims.md: the counts, what surprises most, and every claim and question."""
+def whole_ledger(runs: list[claims.Run]) -> str:
+    """The text of docs/claims.md: its digest, the counts, what surprises most, and every claim and question."""
+    findings = claims.ledger(runs)
     surprises = "\n".join(f"- {sentence}" for sentence in tables.surprises(findings))
     parts = [
         "# The ledger",
         "Made from the evidence in `figures/` by `vaenb claims --markdown`; [how results count](results.md) says by "
         "which rule. `vaenb verify CLAIM` computes any of these verdicts again.",
+        f"This is **ledger {claims.digest(runs)}**. Quote numbers with that name: it changes with the evidence, "
+        "and the history of this page has the ledger that a name belongs to.",
         tables.summary(findings),
         f"## What surprised us\n\n{surprises or 'Nothing has been measured by this rule yet.'}",
         f"## What the documents claim\n\n{tables.documents(findings, root=_NOTEBOOKS)}",
