@@ -142,10 +142,12 @@ def _found(finding: Finding) -> list[str]:
 
 
 def _statement(finding: Finding, root: str) -> str:
+    """The claim in words and its id; with `root`, where there is room, also its notebook and what the number is."""
     text = _named(finding, finding.claim.statement)
     if root and finding.notebooks:
         text = f"[{text}]({root}/{finding.notebooks[0]}.ipynb)"
-    return f"{text} `{finding.claim.id}`"
+    measured_as = f"<br>{finding.claim.statistic}" if root else ""
+    return f"{text} `{finding.claim.id}`{measured_as}"
 
 
 def _named(finding: Finding, text: str) -> str:
