@@ -68,7 +68,9 @@ def estimates(groups: "Mapping[str, Mapping[str, Estimate | str]]") -> list[dict
 
 
 def markdown(rows: list[dict]) -> str:
-    """Lay rows with the same named columns out as a Markdown table; numbers stand as they are given."""
+    """Lay rows with the same named columns out as a Markdown table; numbers stand as they are given, no rows are ""."""
+    if not rows:
+        return ""
     names = list(rows[0])
     lines = [names, ["---"] * len(names)]
     for row in rows:
