@@ -374,6 +374,7 @@ def test_rows_become_a_markdown_table():
         "| 1 | 0.88 |",
         "| 10 | 0.16 |",
     ]
+    assert plots.tables.markdown([]) == ""
 
 
 def test_the_rows_of_groups_are_their_quantiles():
