@@ -175,8 +175,9 @@ def _all_004(data: str) -> dict[str, Entry]:
     for name, width in _WIDTHS_004.items():
         found[f"{data}/ood-{name}"] = _document_004(data, width=width)
     for name, samples in _TARGETS_004.items():
-        further = {"targets": name, "samples": samples, "passes": _PASSES_FORWARD[name]}
-        found[f"{data}/ood-{name}"] = _document_004(data, builder="forward_kl_vae", **further)
+        passes = _PASSES_FORWARD[name]
+        forward = _document_004(data, builder="forward_kl_vae", passes=passes, targets=name, samples=samples)
+        found[f"{data}/ood-{name}"] = forward
     return found
 
 
