@@ -36,7 +36,7 @@ SMALLER = {
     "06_attacker_who_knows": {"count": 4, "parts": ["aware"]},
     "07_diffusion": {"parts": ["purifier"], "few": 8},
     "08_seatbelt": {"layers": [2], "epochs": 3, "count": 4, "grid": 3},
-    "09_likelihood_and_ood": {"families": ["bernoulli"], "count": 40, "some": 8, "few": 4, "part": 200, "epochs": 2},
+    "09_likelihood_and_ood": {"count": 40, "few": 10, "others": [], "parts": ["scores"]},
     "10_audit_your_own": {"count": 20, "attacked": 2, "epochs": 1, "limit": 300, "guests": ["pythae"]},
 }
 

@@ -277,6 +277,8 @@ def test_reference_models_come_from_the_zoo_in_quick_and_are_trained_by_its_reci
     assert len(lessons) == 100 and len(found) == 2
     theirs, _ = trained(vae, config(train), lessons, seed=101, epochs=1, validation=held_out, progress=False)
     assert torch.equal(next(theirs.parameters()), next(found[1].parameters()))
+    (first,) = two.zoo({"KLD": "mnist/kld"}, runs=1, progress=False)["KLD"]
+    assert torch.equal(next(first.parameters()), next(found[0].parameters()))
 
 
 def test_figures_are_saved_with_their_table(experiment):

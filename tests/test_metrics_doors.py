@@ -81,7 +81,6 @@ METRICS = {
     "scale_free": (lambda r, v: distortion.scale_free(r, v, unit=0.5, reach=1.0)[1], RADII, CURVE),
     "auroc": (detection.auroc, FEATURES[:, 0], FEATURES[:, 1]),
     "mahalanobis": (lambda f: detection.mahalanobis(f)(f), FEATURES),
-    "copod": (lambda f: detection.copod(f)(f), FEATURES),
     "vendi": (diversity.vendi, FEATURES),
     "frechet": (frechet.frechet_distance, FEATURES, FEATURES / 2),
     "features": (lambda x: frechet.FID(leading_pixels).features(x), BRIGHT),

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.oracles import seeded
+from tests.oracles import LinearGaussian, seeded
 from vaenb import data, zoo
 from vaenb.__main__ import main
 from vaenb.checkpoints import trained
+from vaenb.metrics.detection import auroc
 from vaenb.metrics.images import ssim
 from vaenb.models import VAE, denoiser, deterministic_ae, reconstruct
 from vaenb.tensorfile import DamagedCheckpoint
@@ -149,6 +150,15 @@ def test_a_denoisers_quality_is_what_it_leaves_of_its_noise():
     assert STATISTICS["denoising"].measure(model, test) == pytest.approx(found["MSE"], rel=0.1)
 
 
+def test_what_a_model_of_another_set_makes_of_digits_is_in_its_gate():
+    model = LinearGaussian((1, 16, 16))  # its ELBO is log p(x)
+    clothes, digits = (data.load(name, split="test", size=16) for name in ("fashion_small", "mnist_small"))
+    scores = [-model.log_evidence(images.float()) for images in (clothes, digits)]
+    measure = STATISTICS["digits outside"].measure
+    assert measure(model, clothes) == pytest.approx(auroc(*scores), abs=1e-3)
+    assert measure(model, digits) == 0.5
+
+
 def test_the_last_training_images_are_held_out():
     lessons, held_out = TINY.images()
     every = data.load("mnist_small", size=16)
@@ -161,7 +171,8 @@ def test_recipes_build_what_they_describe():
         assert entry.statistic in STATISTICS, name
         assert name.startswith(f"{entry.data}/")
         model = entry.build(**entry.arguments)
-        assert model.image_shape == (3 if entry.data == "celeba_10k" else 1, entry.size, entry.size)
+        channels = 3 if entry.data in ("celeba_10k", "cifar10", "svhn_7k") else 1
+        assert model.image_shape == (channels, entry.size, entry.size)
 
 
 @pytest.mark.parametrize("name", zoo.names())

@@ -105,26 +105,32 @@ class Experiment:
         return test.take(torch.tensor(listed[:count]))
 
     def train(
-        self, builders: Mapping[str, tuple[Callable[..., nn.Module], dict]], data: ImageSet, **recipe
+        self,
+        builders: Mapping[str, tuple[Callable[..., nn.Module], dict]],
+        data: ImageSet,
+        *,
+        runs: int | None = None,
+        **recipe,
     ) -> dict[str, list[Any]]:
         """Train every model once for each seed, or take it from the store: its training runs by name.
 
-        builders: a builder with its arguments by name; recipe: as for `trained`.
+        builders: a builder with its arguments by name; runs: of the first so many seeds (None: all); recipe: as for
+        `trained`.
         """
         models: dict[str, list[Any]] = {}
         for name, (build, config) in builders.items():
-            runs = []
-            for seed in self.seeds:
+            models[name] = []
+            for seed in self.seeds[:runs]:
                 model, _ = trained(build, config, data, seed=seed, **recipe)
-                runs.append(model)
-            models[name] = runs
+                models[name].append(model)
         return models
 
-    def zoo(self, names: Mapping[str, str], *, progress: bool = True) -> dict[str, list[Any]]:
+    def zoo(self, names: Mapping[str, str], *, runs: int | None = None, progress: bool = True) -> dict[str, list[Any]]:
         """Reference models of the zoo by label: the training runs of {"KLD": "mnist/kld"}.
 
         In the quick profile it is the zoo's own, which is the run of seed 100, unless the notebook's parameter `train`
-        is set. Else each is trained by its recipe for every seed, on the full data, or comes from the store.
+        is set. Else each is trained by its recipe for every seed, on the full data, or comes from the store. `runs` are
+        the first so many seeds, for probes.
         """
         models: dict[str, list[Any]] = {}
         for label, name in names.items():
@@ -135,7 +141,7 @@ class Experiment:
             lessons, held_out = (images.to(self.device) for images in entry.images())
             recipe: Recipe = {**entry.training, "validation": held_out}
             builders = {label: (entry.build, entry.arguments)}
-            models |= self.train(builders, lessons, progress=progress, **recipe)
+            models |= self.train(builders, lessons, runs=runs, progress=progress, **recipe)
         return models
 
     def measure(self, function: Callable[..., Tensor], *models: Sequence[Any]) -> np.ndarray:

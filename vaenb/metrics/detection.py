@@ -1,12 +1,11 @@
 """Scores that tell images a model does not know, or that were attacked: larger is more suspicious, for all of them.
 
 `signals` gives what a VAE has to say of an image. `likelihood_path` keeps ‖x − x̂‖, ‖μ‖ and ‖σ‖ apart, where their sum
-in the ELBO lets them cancel (LPath: Huang et al., 2024, 2401.04933), and a detector fitted on inliers joins them:
-`mahalanobis` or `copod` (Li et al., 2020, 2009.09463). `auroc`, `aupr` and `fpr95` judge a score.
+in the ELBO lets them cancel (LPath: Huang et al., 2024, 2401.04933), and `mahalanobis`, fitted on inliers, joins them.
+`auroc` judges a score.
 """
 
 from collections.abc import Callable
-from typing import Literal
 
 import numpy as np
 import torch
@@ -33,29 +32,6 @@ def auroc(inside, outside) -> float:
     below = np.searchsorted(a, b, side="left").sum()
     not_above = np.searchsorted(a, b, side="right").sum()
     return int(below + not_above) / (2 * len(a) * len(b))  # whole numbers, so exact
-
-
-def aupr(inside, outside) -> float:
-    """The area under the precision-recall curve, as average precision, with the outside images as positives.
-
-    It depends on the numbers of images: guessing gets M / (N + M). With the inside images as positives it is
-    `aupr(-outside, -inside)`. Arguments as in `auroc`.
-    """
-    a, b = _ordered(inside, outside)
-    hits = len(b) - np.searchsorted(b, b, side="left")  # with each score of b as the threshold
-    misses = len(a) - np.searchsorted(a, b, side="left")
-    return float(np.mean(hits / (hits + misses)))
-
-
-def fpr95(inside, outside) -> float:
-    """The share of outside images that pass where at least 95 % of the inside images do: 0 is perfect, 0.95 guessing.
-
-    The threshold is the lowest that lets so many inside images pass, and a score equal to it passes: the FPR at 95 %
-    TPR of ODIN (Liang et al., 2018, 1706.02690), with inside images as positives. Arguments as in `auroc`.
-    """
-    a, b = _ordered(inside, outside)
-    threshold = a[-(-95 * len(a) // 100) - 1]  # ⌈0.95 N⌉ of them pass, or more by ties
-    return float(np.mean(b <= threshold))
 
 
 @no_autocast
@@ -113,36 +89,11 @@ def mahalanobis(inliers: Tensor) -> Score:
     spectrum, axes = np.linalg.eigh(covariance.covariance_)
     if spectrum[0] <= 1e-6 * spectrum[-1]:  # the inliers lie in a plane, and do not tell how far is far from it
         tied = np.flatnonzero(abs(axes[:, 0]) > 0.1).tolist()
-        raise ValueError(f"inliers: features {tied} follow from each other; leave one of them out, or use copod")
+        raise ValueError(f"inliers: features {tied} follow from each other; leave one of them out")
 
     def score(features: Tensor) -> Tensor:
         squared = covariance.mahalanobis(normal(_same_features(features, fit)))
         return torch.from_numpy(squared**0.5).to(features.device)
-
-    return score
-
-
-def copod(inliers: Tensor) -> Score:
-    """Fit on features (N, F) of inliers COPOD, an outlier score by empirical copulas, in nats: (M,).
-
-    The largest of three sums over features of −log tail probability: all left tails, all right tails, and each
-    feature's longer tail by the sign of its skewness. An image is ranked among the inliers and itself. Beyond their
-    range, where ranks would tie, the tail is exponential: one nat for each standard deviation of the inliers.
-    """
-    fit = _inliers(inliers)
-    ordered, scale, count = np.sort(fit, axis=0), fit.std(0), len(fit)
-    skewness = (((fit - fit.mean(0)) / scale) ** 3).mean(0)
-
-    def score(features: Tensor) -> Tensor:
-        x = _same_features(features, fit)
-        at_most = _counts(ordered, x, "right")  # inliers ≤ x
-        less = _counts(ordered, x, "left")
-        beyond = _beyond(x, fit)
-        left = np.log((count + 1) / (at_most + 1)) + np.maximum(-beyond, 0)
-        right = np.log((count + 1) / (count - less + 1)) + np.maximum(beyond, 0)
-        longer = np.where(skewness < 0, left, right)
-        sums = np.max([left.sum(1), right.sum(1), longer.sum(1)], axis=0)
-        return torch.from_numpy(sums).to(features.device)
 
     return score
 
@@ -180,13 +131,6 @@ def _to_normal(fit: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
         return inner + _beyond(x, fit)
 
     return normal
-
-
-def _counts(ordered: np.ndarray, x: np.ndarray, side: Literal["left", "right"]) -> np.ndarray:
-    counts = np.empty(x.shape, dtype=int)
-    for j, column in enumerate(ordered.T):
-        counts[:, j] = np.searchsorted(column, x[:, j], side=side)
-    return counts
 
 
 def _beyond(x: np.ndarray, fit: np.ndarray) -> np.ndarray:
