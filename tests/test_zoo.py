@@ -110,6 +110,18 @@ def test_damaged_and_altered_files_are_refused(built):
         zoo.load("mnist/tiny")
 
 
+def test_document_003s_recipes_are_those_of_its_cells():
+    belt = recipes.recipe("sprites/seatbelt-beta4")
+    lessons, held_out = belt.images()
+    about = {"layers": 2, "latent_dim": 8, "beta": 4.0, "free_bits": 0.125, "top_free_bits": 0.75, "net": "conv003"}
+    assert belt.arguments.items() >= about.items() and belt.arguments["size"] == len(lessons) == 9_360
+    assert len(held_out) == 1_000
+    plain = recipes.recipe("fashion_mnist/seatbelt-plain-beta10").arguments
+    assert "top_free_bits" not in plain and plain["latent_dim"] == 10 and plain["size"] == 55_000
+    flat = recipes.recipe("sprites/vae-beta2").arguments
+    assert flat["regularizer"] == "kl" and "size" not in flat
+
+
 def test_unknown_names_get_close_ones(tiny, capsys):
     assert main(["zoo", "build", "mnist/tiny", "mnist/tyni"]) == 1
     assert "did you mean 'mnist/tiny'?" in capsys.readouterr().err and zoo.names() == []  # before anything is trained
