@@ -8,4 +8,14 @@ from vaenb.data.folder import EMBEDDED, SPLITS, DatasetUnavailable, available
 from vaenb.data.imageset import ImageSet, recolor
 from vaenb.data.sets import load, upside_down, whole
 
-__all__ = ["EMBEDDED", "SPLITS", "DatasetUnavailable", "ImageSet", "available", "load", "recolor", "upside_down", "whole"]
+__all__ = [
+    "EMBEDDED",
+    "SPLITS",
+    "DatasetUnavailable",
+    "ImageSet",
+    "available",
+    "load",
+    "recolor",
+    "upside_down",
+    "whole",
+]

@@ -196,7 +196,7 @@ def _document_003(data: str, kind: str, beta: float) -> Entry:
     """Document 003's net for images, here of 32 x 32; of sprites a little world."""
     sprites = data == "sprites"
     lessons, held_out = (9_360, 1_000) if sprites else (55_000, 5_000)
-    arguments = {"image_shape": (1, 32, 32), "latent_dim": 8 if sprites else 10, "net": "conv003"}
+    arguments: dict = {"image_shape": (1, 32, 32), "latent_dim": 8 if sprites else 10, "net": "conv003"}
     arguments |= {"likelihood": "bernoulli", "beta": float(beta), **_KINDS_003[kind]}
     if kind != "vae":
         arguments["size"] = lessons
