@@ -46,7 +46,8 @@ endef
 # The notebooks that `make test` executes and compares with what is committed; `make nightly` runs them all.
 TESTED = notebooks/00_start_here.ipynb notebooks/01_classifiers_probe.ipynb notebooks/02_alarms_and_cleaning.ipynb \
   notebooks/03_latent_attacks.ipynb notebooks/04_latent_defences.ipynb notebooks/05_encoder_attacks_hmc.ipynb \
-  notebooks/06_attacker_who_knows.ipynb notebooks/09_likelihood_and_ood.ipynb notebooks/10_audit_your_own.ipynb
+  notebooks/06_attacker_who_knows.ipynb notebooks/08_seatbelt.ipynb notebooks/09_likelihood_and_ood.ipynb \
+  notebooks/10_audit_your_own.ipynb
 
 run:
 	@$(call environment,lab); "$$bin/python" -m vaenb run notebooks/00_start_here.ipynb

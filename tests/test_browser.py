@@ -35,7 +35,7 @@ SMALLER = {
     "05_encoder_attacks_hmc": {"count": 8, "parts": ["repair"]},
     "06_attacker_who_knows": {"count": 4, "parts": ["aware"]},
     "07_diffusion": {"parts": ["purifier"], "few": 8},
-    "08_seatbelt": {"layers": [2], "epochs": 3, "count": 4, "grid": 3},
+    "08_seatbelt": {"count": 4, "parts": ["hearts"]},
     "09_likelihood_and_ood": {"count": 40, "few": 10, "others": [], "parts": ["scores"]},
     "10_audit_your_own": {"count": 20, "attacked": 2, "epochs": 1, "limit": 300, "guests": ["pythae"]},
 }
@@ -235,9 +235,7 @@ EXPLORERS = {
     # its curve is of all images: the slider of test images leaves it as it is
     "06_attacker_who_knows": {"with HMC": {"effort": LEFT, "attack": LEFT}},
     "07_diffusion": {"classifier says": {"noise added": LEFT, "attack radius δ": LEFT}},  # the same
-    "08_seatbelt": {
-        "shortfall": {"penalty λ": ("ArrowRight", 3), "weight β": LEFT, "attacked layers": RIGHT, "pair": RIGHT}
-    },
+    "08_seatbelt": {"of all stay": {"length of the change": RIGHT, "pair": RIGHT}},
     "09_likelihood_and_ood": {
         "higher than that of": {"contrast": LEFT, "brightness": LEFT, "image": RIGHT},
         "AUROC": {"false alarms": RIGHT, "detector": RIGHT, "pair": RIGHT},

@@ -4,6 +4,8 @@ import gc
 import gzip
 import hashlib
 import http.server
+import itertools
+import math
 import os
 import struct
 import subprocess
@@ -153,6 +155,39 @@ def test_sprites_splits_are_disjoint_deterministic_and_drawn_on_demand():
     both = {tuple(f.tolist()) for f in train.factors} & {tuple(f.tolist()) for f in test.factors}
     assert not both and load("sprites", limit=300).digest == train.digest != load("sprites", limit=300, seed=1).digest
     assert load("sprites", limit=10, size=32).shape == (1, 32, 32)
+
+
+def test_the_little_world_has_every_sprite_of_its_factors_once():
+    train, test = load("little_sprites"), load("little_sprites", split="test")
+    assert (len(train), len(test)) == (10_360, 5_000)
+    factors = torch.cat([train.factors, test.factors])
+    assert len(factors.unique(dim=0)) == 3 * 2 * 40 * 8 * 8
+    assert factors[:, 1].unique().tolist() == pytest.approx([0.9, 1.0])
+    assert factors[:, 3:].min().item() == pytest.approx(12 / 31) and factors[:, 3:].max().item() == pytest.approx(
+        19 / 31
+    )
+
+
+def test_a_sprite_upside_down_is_half_a_turn_from_it():
+    rotations = torch.arange(40)
+    index = sprites.sprite_index(2, 5, rotations, 10, 20)
+    over = sprites.sprite_factors(sprites.turned(sprites.sprite_factors(index)))
+    before = sprites.sprite_factors(index)
+    assert torch.equal(over[:, [0, 1, 3, 4]], before[:, [0, 1, 3, 4]])
+    angle = (over[:, 2] - before[:, 2]).abs()
+    torch.testing.assert_close(angle, torch.full((40,), math.pi), rtol=0, atol=math.pi / 39 + 1e-5)  # half a step
+
+
+def test_sprites_upside_down_are_nearly_their_images_turned_by_half_a_turn():
+    some = load("little_sprites", split="test", limit=60)
+    hearts = some.take(some.labels == 2)
+    over = data.upside_down(hearts)
+    x, mirrored = over.float(), hearts.float().flip(2, 3)
+    shifts = itertools.product(range(-16, 17), repeat=2)  # the mirror image is at another place
+    errors = torch.stack([(x - mirrored.roll(shift, (2, 3))).abs().mean((1, 2, 3)) for shift in shifts])
+    assert errors.min(0).values.mean() < 0.4 * (x - hearts.float()).abs().mean()
+    with pytest.raises(ValueError, match="images: sprites with their factors expected, got digits"):
+        data.upside_down(load("digits"))
 
 
 @pytest.mark.parametrize("factors", [{"scale": 6}, {"x": -1}, {"rotation": 1.5}])

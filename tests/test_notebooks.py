@@ -23,6 +23,7 @@ REBUILT = [
     "05_encoder_attacks_hmc",
     "06_attacker_who_knows",
     "07_diffusion",
+    "08_seatbelt",
     "09_likelihood_and_ood",
     "10_audit_your_own",
 ]

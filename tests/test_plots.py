@@ -14,16 +14,15 @@ from scipy.stats import binomtest
 
 from tests.oracles import seeded
 from vaenb import claims, plots
-from vaenb.attacks import encoder, penalized
 from vaenb.contract import reconstruct
 from vaenb.defences.repair import repair
 from vaenb.metrics.distortion import DDCurve
-from vaenb.metrics.likelihood import shortfall
+from vaenb.metrics.images import mse
 from vaenb.models import seatbelt, vae
 from vaenb.plots import ledger
 from vaenb.plots.style import picture_of
 from vaenb.stats import Estimate
-from vaenb.widgets import LatentAttackExplorer, PenaltyExplorer, RepairExplorer
+from vaenb.widgets import LatentAttackExplorer, LengthExplorer, RepairExplorer
 
 RADII = torch.tensor([0.0, 1.0, 2.0])
 
@@ -178,7 +177,6 @@ def state(explorer):
 SLIDERS = {
     "explorer": {"eps": 2, "target": "black", "model": 4.0, "image": 3},
     "repairs": {"delta": 0.1, "transitions": 6, "kind": 4.0, "image": 1},
-    "penalised": {"penalty": 2, "beta": 4.0, "layers": "z1", "image": 1},
 }
 
 
@@ -279,46 +277,39 @@ def test_the_repair_explorer_names_what_its_chains_differ_in(repairs):
 
 
 @pytest.fixture
-def penalised():
+def lengths():
     x, target = torch.rand(2, 3, 1, 16, 16, generator=seeded())
-    models = {}
-    for beta in (1.0, 4.0):
-        torch.manual_seed(int(beta))
-        models[beta] = seatbelt(image_shape=(1, 16, 16), latent_dim=2, layers=2, size=100, beta=beta, net="mlp").eval()
-    given = {"penalties": torch.tensor([0.0, 0.01, 100.0]), "steps": 20}
-    names = {"all": [1, 2], "z1": [1]}
-    paths = {
-        (beta, name): penalized.attack(m, x, target, divergence=encoder.of_layers("kl_reverse", which), **given)
-        for beta, m in models.items()
-        for name, which in names.items()
-    }
-    explorer = PenaltyExplorer(models, paths, x, target)
-    explorer.penalty.value = 0
-    return explorer
+    models, attacked = {}, {}
+    for name, layers in {"two layers": 2, "three": 3}.items():
+        torch.manual_seed(layers)
+        models[name] = seatbelt(image_shape=(1, 16, 16), latent_dim=2, layers=layers, size=100, net="mlp").eval()
+        for share in (0.0, 0.5, 1.0):
+            attacked[name, share] = x + share * (target - x)
+    return LengthExplorer(models, attacked, x, target)
 
 
-def test_the_penalty_explorer_shows_what_its_sliders_say(penalised):
-    penalised.penalty.value, penalised.image.value = 1, 2
-    penalised.beta.value, penalised.layers.value = 4.0, "z1"
-    path, model = penalised.paths[4.0, "z1"], penalised.models[4.0]
-    hit, x, target = path.adversarial[1, 2:3], penalised.x[2:3], penalised.target[2:3]
-    three = torch.cat([x, target, hit])
-    assert penalised.picture.value == plots.tile([three, reconstruct(model, three)], zoom=9)
-    share = path.distance[1, 2] / (target - x).norm()
-    assert f"‖d‖ <b>{share:.2f}</b>" in penalised.numbers.value
-    assert f"shortfall <b>{shortfall(model, hit, target).item():.1f}</b>" in penalised.numbers.value
-    assert [option[0] for option in penalised.penalty.options] == ["1e+02", "0.01", "0"]
+def test_the_explorer_of_lengths_shows_what_its_sliders_say(lengths):
+    lengths.length.value, lengths.image.value = 1.0, 2
+    x, target = lengths.x, lengths.target
+    copies = {name: reconstruct(model, target) for name, model in lengths.models.items()}
+    above = torch.stack([x[2], target[2], target[2]])  # at length 1 the image is its target
+    below = torch.stack([target[2], *(copy[2] for copy in copies.values())])
+    assert lengths.picture.value == plots.tile([above, below], zoom=6)
+    for name, copy in copies.items():
+        kept = mse(copy, x) < mse(copy, target)
+        fate = "stays" if kept[2] else "turns"
+        assert f"{name}: <b>{fate}</b>, {kept.double().mean():.0%} of all stay" in lengths.numbers.value
 
 
-def test_explorers_of_results_that_do_not_fit_are_refused(explorer, repairs, penalised):
+def test_explorers_of_results_that_do_not_fit_are_refused(explorer, repairs, lengths):
     with pytest.raises(ValueError, match=r"curves: one for each \(model, target\) of models \[1.0, 4.0\] expected"):
         LatentAttackExplorer(explorer.models, {(1.0, "away"): some_curve()}, explorer.x)
     with pytest.raises(ValueError, match="curves: the same radii from 0, SSIM and 3 images"):
         LatentAttackExplorer(explorer.models, explorer.curves, explorer.x[:3])
     with pytest.raises(ValueError, match="chains: of 2 images"):
         RepairExplorer(repairs.models, repairs.attacked, repairs.chains, repairs.x[:2])
-    with pytest.raises(ValueError, match="paths: .* and 2 images as in x"):
-        PenaltyExplorer(penalised.models, penalised.paths, penalised.x[:2], penalised.target[:2])
+    with pytest.raises(ValueError, match=r"attacked\['two layers', 0.0\]|attacked\[\('two layers', 0.0\)\]"):
+        LengthExplorer(lengths.models, lengths.attacked, lengths.x[:2], lengths.target[:2])
 
 
 def test_lines_draw_means_bars_and_pairs():

@@ -28,13 +28,14 @@ DOUBLE = torch.float64
 SMALL = {"image_shape": (1, 4, 4), "latent_dim": 2, "layers": 3, "size": 100, "net": "mlp"}
 
 
-def build(*, latent_dim=2, layers=3, order="bottom_up", skip=True, free_bits=0.125, size=100, beta=1.0):
+def build(*, latent_dim=2, layers=3, order="bottom_up", skip=True, size=100, beta=1.0, **bits):
     """A tiny model in double precision, of narrow posteriors, in which each layer depends on the one before."""
     torch.manual_seed(0)
     encoder = nn.Sequential(nn.Flatten(), nn.Linear(16, 12), nn.LeakyReLU(), nn.Linear(12, 2 * latent_dim))
     decoder = nn.Sequential(nn.Linear(latent_dim * (layers if skip else 1), 16), nn.Unflatten(1, (1, 4, 4)))
     shapes = {"image_shape": (1, 4, 4), "latent_dim": layers * latent_dim, "layers": layers}
-    kind = {"order": order, "skip": skip, "free_bits": free_bits, "regularizer": TotalCorrelation(size, beta)}
+    kind = {"order": order, "skip": skip, "free_bits": 0.125, "top_free_bits": 0.0} | bits
+    kind["regularizer"] = TotalCorrelation(size, beta)
     model = Seatbelt(encoder=encoder, decoder=decoder, **shapes, **kind).double().eval().requires_grad_(False)
     for net in (encoder[1:], *model.posteriors):
         net[0].weight.mul_(2)
@@ -90,6 +91,10 @@ def formula(model, x, z):
     penalty = information + model.regularizer.beta * tc + dimensions
     losses = {f"kl{i}": ratio.sum() for i, ratio in enumerate(middle, start=1)}
     bits = model.free_bits or -math.inf
+    if model.top_free_bits:
+        top, q, p = way[-1]
+        ratio = (q.log_prob(top) - p.log_prob(top)).mean(0)
+        penalty = ratio.clamp(min=model.top_free_bits).sum() + (model.regularizer.beta - 1) * tc
     loss = nll + sum(ratio.clamp(min=bits).sum() for ratio in middle) + penalty
     parts = {"mutual_information": information, "tc": tc, "dimension_kl": dimensions}
     return {"loss": loss, "nll": nll, **losses, **parts}
@@ -130,10 +135,11 @@ def test_at_beta_1_the_loss_is_minus_the_elbo_of_the_draw(layers, order, skip):
     torch.testing.assert_close(model.losses(x, torch.zeros(6), seeded())["loss"], -one_sample.mean())
 
 
-@pytest.mark.parametrize("free_bits", [0.0, 0.125])
+@pytest.mark.parametrize(("free_bits", "top_free_bits"), [(0.0, 0.0), (0.125, 0.0), (0.125, 0.75), (0.0, 0.05)])
 @every_kind
-def test_the_loss_and_its_parts_are_the_modules_formula(layers, order, skip, free_bits):
-    model, x = build(layers=layers, order=order, skip=skip, free_bits=free_bits, beta=4.0), images()
+def test_the_loss_and_its_parts_are_the_modules_formula(layers, order, skip, free_bits, top_free_bits):
+    bits = {"free_bits": free_bits, "top_free_bits": top_free_bits}
+    model, x = build(layers=layers, order=order, skip=skip, beta=4.0, **bits), images()
     expected = formula(model, x, model.posterior(x).rsample(generator=seeded()))
     assert abs(3 * expected["tc"]) > 1e-3  # what β = 4 adds
     losses = model.losses(x, torch.zeros(6), seeded())
@@ -400,6 +406,7 @@ def test_a_kl_to_anything_but_a_posterior_of_the_same_model_is_not_defined():
         ({"latent_dim": 0}, "latent_dim: a whole number ≥ 1"),
         ({"free_bits": -0.1}, "free_bits: a finite number of nats ≥ 0 expected, got -0.1"),
         ({"free_bits": math.nan}, "free_bits"),
+        ({"top_free_bits": -1.0}, "top_free_bits: a finite number of nats ≥ 0 expected, got -1.0"),
         ({"free_bits": math.inf}, "free_bits"),
         ({"order": "sideways"}, "order: one of bottom_up, top_down expected, got 'sideways'"),
         ({"net": "resnet"}, "net: one of .*conv003.* expected, got 'resnet'"),

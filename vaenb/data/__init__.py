@@ -6,6 +6,16 @@ A set is kept as `<name>_<split>.npz` in the data folder (`VAENB_DATA`): `images
 
 from vaenb.data.folder import EMBEDDED, SPLITS, DatasetUnavailable, available
 from vaenb.data.imageset import ImageSet, recolor
-from vaenb.data.sets import load, whole
+from vaenb.data.sets import load, upside_down, whole
 
-__all__ = ["EMBEDDED", "SPLITS", "DatasetUnavailable", "ImageSet", "available", "load", "recolor", "whole"]
+__all__ = [
+    "EMBEDDED",
+    "SPLITS",
+    "DatasetUnavailable",
+    "ImageSet",
+    "available",
+    "load",
+    "recolor",
+    "upside_down",
+    "whole",
+]

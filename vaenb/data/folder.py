@@ -5,7 +5,7 @@ from pathlib import Path
 
 from vaenb.files import cache_folder, expanded
 
-EMBEDDED = ("mnist_small", "fashion_small", "digits", "sprites")
+EMBEDDED = ("mnist_small", "fashion_small", "digits", "sprites", "little_sprites")
 SPLITS = ("train", "test")
 
 

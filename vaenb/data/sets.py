@@ -54,8 +54,8 @@ def load(
     if limit is not None:
         check_whole("limit", limit)
     folder = data_folder(folder)
-    if name == "sprites":
-        images = _sprites(split, limit, seed)
+    if name in ("sprites", "little_sprites"):
+        images = _sprites(str(name), split, limit, seed)
     elif (path := _path(name, split, folder)) is not None:
         images = _from_path(path, split, size, limit, seed)
     else:
@@ -129,15 +129,25 @@ def _digits(split: str) -> ImageSet:
     return ImageSet(torch.tensor(images), torch.tensor(labels).long(), "digits", split)
 
 
-def _sprites(split: str, limit: int | None, seed: int) -> ImageSet:
-    """20,000 sprites for training and 5,000 for testing, none in both; with a limit only those are drawn."""
-    order = torch.randperm(sprites.COUNT, generator=seeded(0))
-    index = order[:20_000] if split == "train" else order[20_000:25_000]
+def _sprites(name: str, split: str, limit: int | None, seed: int) -> ImageSet:
+    """20,000 sprites, or all 10,360 others of a little world, to train on, and 5,000 to test; only those are drawn."""
+    world = torch.arange(sprites.COUNT) if name == "sprites" else sprites.little_world()
+    order = world[torch.randperm(len(world), generator=seeded(0))]
+    cut = 20_000 if name == "sprites" else len(order) - 5_000
+    index = order[:cut] if split == "train" else order[cut : cut + 5_000]
     if limit is not None:
         index = index[_drawn(len(index), limit, seed)]
     images = sprites.render_sprites(index)
     factors = sprites.sprite_factors(index)
-    return ImageSet(images, factors[:, 0].long(), "sprites", split, factors, sprites.FACTORS)
+    return ImageSet(images, factors[:, 0].long(), name, split, factors, sprites.FACTORS)
+
+
+def upside_down(images: ImageSet) -> ImageSet:
+    """Give the same sprites, each turned by half a turn about its place; their factors stay those of `images`."""
+    if images.factor_names != sprites.FACTORS or images.factors is None:
+        raise ValueError(f"images: sprites with their factors expected, got {images.name}")
+    over = sprites.render_sprites(sprites.turned(images.factors.cpu()))
+    return replace(images, images=_resized(over, images.images.shape[-1]).to(images.device))
 
 
 def _color_mnist(mnist: ImageSet) -> ImageSet:

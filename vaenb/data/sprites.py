@@ -58,6 +58,25 @@ def sprite_index(shape, scale, rotation, x, y) -> Tensor:
     return index
 
 
+def little_world() -> Tensor:
+    """Return the indices of the two largest scales at the 8 x 8 places in the middle: (15360,).
+
+    Of so few places and sizes a small VAE also learns which way a heart points; of all of them it draws disks.
+    """
+    shapes, rotations, places = torch.arange(3), torch.arange(40), torch.arange(12, 20)
+    factors = torch.cartesian_prod(shapes, torch.tensor([4, 5]), rotations, places, places)
+    return sprite_index(*factors.T)
+
+
+def turned(factors: Tensor) -> Tensor:
+    """Return the indices of the sprites upside-down, half a turn from those of these factors (n, 5): (n,) int64."""
+    positions = []
+    for (first, last), size, values in zip(_ENDS, SIZES, factors.double().T, strict=True):
+        positions.append(((values - first) / (last - first) * (size - 1)).round().long())
+    positions[2] = (positions[2] + 20) % 40
+    return sprite_index(*positions)
+
+
 def _factors(index: Tensor) -> Tensor:
     if not isinstance(index, Tensor) or index.dtype != torch.int64 or index.ndim != 1:
         raise TypeError(f"index: expected an int64 tensor (n,), got {getattr(index, 'dtype', type(index).__name__)}")

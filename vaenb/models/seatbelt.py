@@ -84,12 +84,22 @@ class Seatbelt(VAE):
 
     encoder: nn.Sequential
 
-    def __init__(self, *, layers: int, free_bits: float, skip: bool, order: str, **parts: Unpack[Parts]) -> None:
+    def __init__(
+        self,
+        *,
+        layers: int,
+        free_bits: float,
+        top_free_bits: float,
+        skip: bool,
+        order: str,
+        **parts: Unpack[Parts],
+    ) -> None:
         super().__init__(**parts)
         width = self.latent_dim // layers
         features = cast(nn.Linear, self.encoder[-1]).in_features
         self.layer_slices = layer_columns([width] * layers)
-        self.free_bits, self.skip, self.order = free_bits, skip, order
+        self.free_bits, self.top_free_bits = free_bits, top_free_bits
+        self.skip, self.order = skip, order
         self.posteriors = nn.ModuleList(_between(features + width, width) for _ in range(layers - 1))
         self.priors = nn.ModuleList(_between(width, width) for _ in range(layers - 1))
 
@@ -136,8 +146,8 @@ class Seatbelt(VAE):
         """Compute the module's loss, in nats per image, and its parts; kl1…kl{L−1} are the middle terms.
 
         The log ratios are summed as Σ_j max(free_bits, ·) over the latents of a layer, each a mean over the batch
-        (free bits: Kingma et al. 2016). Without free bits and at β = 1 the loss is a one-sample estimate of the
-        negative ELBO.
+        (free bits: Kingma et al. 2016). With `top_free_bits` f the top costs Σ_j max(f, ·) + (β − 1)·TC instead of the
+        module's three terms. Without any free bits and at β = 1 the loss is a one-sample estimate of the negative ELBO.
         """
         features = self._features(x)
         z, given = self.draw(features, randn_like(x.new_empty(len(x), self.latent_dim), generator))
@@ -150,6 +160,10 @@ class Seatbelt(VAE):
             kls[f"kl{i}"] = ratio[part].sum()
             cost = ratio[part].clamp(min=self.free_bits) if self.free_bits else ratio[part]
             middle = middle + cost.sum()
+        if self.top_free_bits:
+            penalty = ratio[top].clamp(min=self.top_free_bits).sum()
+            beta = cast(TotalCorrelation, self.regularizer).beta
+            penalty = penalty + (beta - 1) * statistics["tc"]
         return {"loss": nll + middle + penalty, "nll": nll, **kls, **statistics}
 
     def _features(self, x: Tensor) -> Tensor:
@@ -175,6 +189,7 @@ def seatbelt(
     net: str = "conv003",
     likelihood: str = "bernoulli",
     free_bits: float = 0.125,
+    top_free_bits: float = 0.0,
     skip: bool = True,
     order: str = "bottom_up",
 ) -> Seatbelt:
@@ -182,11 +197,13 @@ def seatbelt(
 
     Each of the `layers` has `latent_dim` latents; `size` is the number of training images, `beta` weighs the total
     correlation, `net` and `likelihood` are as in `vae`. `free_bits` are the nats that a latent below the top costs at
-    least (.125 in the document; to each latent of a layer is our reading). Two ablations: `skip=False` decodes z¹
+    least (.125 in the document; to each latent of a layer is our reading), and `top_free_bits` those of a latent of the
+    top (none in the document, where β may silence that layer). Two ablations: `skip=False` decodes z¹
     alone, and `order="top_down"` draws q(z^L|x)Π q(z^i|z^{i+1}, x). One layer is `vae(regularizer="tc")`.
     """
     check_counts(latent_dim=latent_dim, layers=layers)
-    check_number("free_bits", free_bits, "a finite number of nats ≥ 0", least=0)
+    for name, bits in (("free_bits", free_bits), ("top_free_bits", top_free_bits)):
+        check_number(name, bits, "a finite number of nats ≥ 0", least=0)
     check_choice("order", order, ORDERS)
     inputs = latent_dim * (layers if skip else 1)
     encoder, decoder = coders(net, image_shape, latent_dim, inputs=inputs)
@@ -195,6 +212,7 @@ def seatbelt(
         decoder=decoder,
         layers=layers,
         free_bits=free_bits,
+        top_free_bits=top_free_bits,
         skip=skip,
         order=order,
         image_shape=image_shape,

@@ -6,8 +6,8 @@ An explorer is a small class whose attributes are its sliders and outputs, and w
 from vaenb.widgets.cleaning import CleaningExplorer
 from vaenb.widgets.effort import EffortExplorer
 from vaenb.widgets.latent import LatentAttackExplorer
+from vaenb.widgets.length import LengthExplorer
 from vaenb.widgets.ood import ContrastExplorer, DetectorExplorer
-from vaenb.widgets.penalty import PenaltyExplorer
 from vaenb.widgets.probe import ConsistencyExplorer, TemperatureExplorer
 from vaenb.widgets.purifier import PurifierExplorer
 from vaenb.widgets.repair import RepairExplorer
@@ -21,7 +21,7 @@ __all__ = [
     "DetectorExplorer",
     "EffortExplorer",
     "LatentAttackExplorer",
-    "PenaltyExplorer",
+    "LengthExplorer",
     "PurifierExplorer",
     "RepairExplorer",
     "TemperatureExplorer",

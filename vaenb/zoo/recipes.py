@@ -13,7 +13,7 @@ from torch import nn
 from vaenb import data, files
 from vaenb.data import ImageSet
 from vaenb.defences.adversarial_training import adversarial_vae
-from vaenb.models import ddgm, denoiser, deterministic_ae, hierarchical_vae, vae
+from vaenb.models import ddgm, denoiser, deterministic_ae, hierarchical_vae, seatbelt, vae
 from vaenb.models.classifier import cnn_classifier, mlp_classifier
 from vaenb.models.forward_kl import forward_kl_vae
 from vaenb.training import Recipe, complete
@@ -25,6 +25,7 @@ BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "adversarial_vae": adversarial_vae,
     "forward_kl_vae": forward_kl_vae,
     "hierarchical_vae": hierarchical_vae,
+    "seatbelt": seatbelt,
     "cnn_classifier": cnn_classifier,
     "mlp_classifier": mlp_classifier,
     "ddgm": ddgm,
@@ -229,6 +230,63 @@ _SHELF_002B = (
 )  # what the quick notebook shows: garments made and cleaned, digits shielded
 
 
+_BETAS_003 = (1, 2, 4, 10)
+_ON_TOP = {"top_free_bits": 0.75}  # our reading: a top that speaks; "plain" is the document's
+_KINDS_003: dict[str, dict] = {
+    "vae": {"regularizer": "kl"},
+    "tcvae": {"regularizer": "tc"},
+    "seatbelt": {"layers": 2, **_ON_TOP},
+    "seatbelt-plain": {"layers": 2},
+    "seatbelt3": {"layers": 3, **_ON_TOP},
+    "seatbelt3-plain": {"layers": 3},
+    "seatbelt4": {"layers": 4, **_ON_TOP},
+    "seatbelt4-plain": {"layers": 4},
+    "seatbelt-noskip": {"layers": 2, "skip": False},
+    "seatbelt3-noskip": {"layers": 3, "skip": False},
+    "seatbelt-topdown": {"layers": 2, "order": "top_down"},
+}
+
+
+def _document_003(data: str, kind: str, beta: float) -> Entry:
+    """Document 003's net for images, here of 32 x 32; of sprites a little world."""
+    sprites = data == "sprites"
+    lessons, held_out = (9_360, 1_000) if sprites else (55_000, 5_000)
+    arguments: dict = {"image_shape": (1, 32, 32), "latent_dim": 8 if sprites else 10, "net": "conv003"}
+    arguments |= {"likelihood": "bernoulli", "beta": float(beta), **_KINDS_003[kind]}
+    if kind != "vae":
+        arguments["size"] = lessons
+    if "layers" in arguments:
+        arguments["free_bits"] = 0.125
+    training: Recipe = {"epochs": 22, "batch_size": 32} if sprites else {"epochs": 8}
+    name = "little_sprites" if sprites else data
+    builder = "seatbelt" if "layers" in arguments else "vae"
+    return Entry(builder, arguments, training, "drawn copies", data=name, held_out=held_out)
+
+
+def _all_003(data: str) -> dict[str, Entry]:
+    """Every kind at beta 1; those whose beta a claim varies at each, and deeper ones at the largest, too."""
+    found = {}
+    for kind in _KINDS_003:
+        betas: tuple[int, ...] = (1,)
+        if kind in ("vae", "tcvae", "seatbelt", "seatbelt-plain"):
+            betas = _BETAS_003
+        elif not kind.endswith(("noskip", "topdown")):
+            betas = (1, 10)
+        for beta in betas:
+            found[f"{data}/{kind}-beta{beta}"] = _document_003(data, kind, beta)
+    return found
+
+
+_DOCUMENT_003 = _all_003("sprites") | _all_003("fashion_mnist")
+_SHELF_003 = (
+    "sprites/vae-beta1",
+    "sprites/seatbelt-beta1",
+    "sprites/seatbelt-beta10",
+    "sprites/seatbelt-plain-beta1",
+    "sprites/seatbelt-plain-beta10",
+)  # what the quick notebook shows: a flat model, and both Seatbelts without and with a press
+
+
 RECIPES: dict[str, Entry] = {
     # document 000's net, and one without convolutions
     "mnist/cnn": Entry("cnn_classifier", _DIGITS, {"epochs": 6}, "accuracy"),
@@ -260,6 +318,8 @@ RECIPES: dict[str, Entry] = {
     "fashion_mnist/cnn": Entry("cnn_classifier", _DIGITS, {"epochs": 10}, "accuracy", data="fashion_mnist"),
     # document 002b's
     **{name: _DOCUMENT_002B[name] for name in _SHELF_002B},
+    # document 003's
+    **{name: _DOCUMENT_003[name] for name in _SHELF_003},
     # document 004's
     **{name: _DOCUMENT_004[name] for name in _SHELF_004},
 }  # in the order in which they are built
@@ -289,6 +349,7 @@ FOR_EVIDENCE: dict[str, Entry] = {
     "fashion_mnist/vae-beta5": _document_002a("fashion_mnist", 5.0),
     "fashion_mnist/vae-beta10": _document_002a("fashion_mnist", 10.0),
     **{name: entry for name, entry in _DOCUMENT_002B.items() if name not in _SHELF_002B},
+    **{name: entry for name, entry in _DOCUMENT_003.items() if name not in _SHELF_003},
     **{name: entry for name, entry in _DOCUMENT_004.items() if name not in _SHELF_004},
 }  # too many to come with the package: trained where a paper run asks for them
 

@@ -126,11 +126,13 @@ def _audited(measures: dict) -> list[str]:
 def _row(about: dict) -> list[str]:
     made, quality = about["recipe"], about["quality"]
     arguments = made["arguments"]
-    penalty = f"{arguments['beta']:g} · {arguments['regularizer']}" if "beta" in arguments else "–"
+    named = arguments.get("regularizer", "tc on top")
+    penalty = f"{arguments['beta']:g} · {named}" if "beta" in arguments else "–"
+    each = f"{arguments['layers']} × " if "layers" in arguments else ""
     return [
         about["name"],
         arguments.get("net", made["builder"]),
-        str(arguments.get("latent_dim", "–")),
+        f"{each}{arguments.get('latent_dim', '–')}",
         penalty,
         f"{made['data']}, {made['size']} × {made['size']}",
         _number(quality, "ELBO", ".1f"),
