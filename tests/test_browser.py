@@ -235,7 +235,7 @@ EXPLORERS = {
     # its curve is of all images: the slider of test images leaves it as it is
     "06_attacker_who_knows": {"with HMC": {"effort": LEFT, "attack": LEFT}},
     "07_diffusion": {"classifier says": {"noise added": LEFT, "attack radius δ": LEFT}},  # the same
-    "08_seatbelt": {"of all stay": {"length of the change": RIGHT, "pair": RIGHT}},
+    "08_seatbelt": {"of all stay": {"length of the change": LEFT}},  # the same
     "09_likelihood_and_ood": {
         "higher than that of": {"contrast": LEFT, "brightness": LEFT, "image": RIGHT},
         "AUROC": {"false alarms": RIGHT, "detector": RIGHT, "pair": RIGHT},
