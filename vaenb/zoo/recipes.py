@@ -143,7 +143,7 @@ _FAMILIES_004 = {
 }
 _WIDTHS_004 = {"nf16": 0.5, "nf64": 2.0}
 _TARGETS_004 = {"wake": 64, "hmc": 4}  # draws, transitions
-_PASSES_FORWARD = {"wake": 2, "hmc": 4}  # an image takes some forty times as long: the gates say whether enough
+_PASSES_FORWARD = {"wake": 2, "hmc": 4}  # some 7 and 2.4 CPU-minutes a pass: the gates say whether enough
 
 
 def _document_004(data: str, likelihood: str = "gaussian", builder: str = "vae", passes: int = 0, **further) -> Entry:
