@@ -442,6 +442,14 @@ def test_the_gate_is_below_three_thousandths_and_half_the_margin(gain, after, pa
     assert Converged((3, 4), (100.0, 99.0), gain, None, None).passed == (gain < 0.003)
 
 
+def test_the_statistic_may_move_by_what_two_runs_of_one_length_differ_by():
+    moved = {"statistics": (1.0, 1.1), "margin": 0.1}
+    assert not Converged((3, 4), (100.0, 99.0), 0.0, **moved, runs_differ=0.09).passed
+    enough = Converged((3, 4), (100.0, 99.0), 0.0, **moved, runs_differ=0.11)
+    assert enough.passed and enough.numbers["runs differ by"] == 0.11
+    assert not Converged((3, 4), (100.0, 99.0), 0.003, **moved, runs_differ=0.11).passed
+
+
 def test_a_gate_without_validation_images_or_margin_is_refused(digits):
     with pytest.raises(ValueError, match="validation: images, or a share"):
         converged(vae, CONFIG, digits, epochs=1)

@@ -9,6 +9,7 @@ import torch
 from tests.oracles import LinearGaussian, seeded
 from vaenb import data, zoo
 from vaenb.__main__ import main
+from vaenb.audit import reference
 from vaenb.checkpoints import trained
 from vaenb.metrics.detection import auroc
 from vaenb.metrics.images import ssim
@@ -202,6 +203,13 @@ def test_the_package_carries_models_that_are_as_good_as_their_cards_say(name):
     else:
         x = images.float()
         assert ssim(x, reconstruct(model, x)).mean().item() == pytest.approx(about["quality"]["SSIM"], abs=0.02)
+
+
+def test_every_model_that_can_be_a_reference_is_audited(capsys):
+    assert reference.missing() == []
+    for name, why in {"sprites/vae-beta1": "little_sprites", "mnist/cnn": "classifier"}.items():
+        assert main(["zoo", "audit", name]) == 1
+        assert why in capsys.readouterr().err
 
 
 def test_the_zoo_is_small():

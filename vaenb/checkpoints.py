@@ -128,16 +128,20 @@ class Converged:
     gain: float  # nats a pixel
     statistics: tuple[float, float] | None  # None: only the loss was judged
     margin: float | None
+    runs_differ: float = 0.0  # by so much do two runs of one length
 
     @property
     def passed(self) -> bool:
-        """Whether the gain is below .003 nats a pixel, and the statistic moved by less than half its margin."""
+        """Whether the gain is below .003 nats a pixel, and the statistic moved by less than half its margin.
+
+        Where two runs of one length differ by more than that, it may move by as much as they do.
+        """
         if not self.gain < LARGEST_GAIN:  # nor is NaN
             return False
         if self.statistics is None or self.margin is None:
             return True
         before, after = self.statistics
-        return abs(after - before) < self.margin / 2
+        return abs(after - before) < max(self.margin / 2, self.runs_differ)
 
     @property
     def numbers(self) -> dict[str, float]:
@@ -148,6 +152,8 @@ class Converged:
         if self.statistics is not None and self.margin is not None:
             found |= {"statistic": self.statistics[0], "longer statistic": self.statistics[1]}
             found["allowed"] = self.margin / 2
+            if self.runs_differ:
+                found["runs differ by"] = self.runs_differ
         return found
 
     def __str__(self) -> str:
@@ -163,6 +169,7 @@ def converged(
     *,
     statistic: Callable[[nn.Module], float] | None = None,
     margin: float | None = None,
+    runs_differ: float = 0.0,
     folder: Path | str | None = None,
     progress: bool = True,
     **recipe: Unpack[Recipe],
@@ -171,20 +178,23 @@ def converged(
 
     It gains less than .003 nats a pixel on the recipe's `validation` images: the fall of the last validation loss, in
     nats a pixel as `gain` has it (of a classifier that says little). And it moves `statistic(model)` by less than half
-    its `margin`; without them only the loss is judged, and the result says so. Both models come from the store, see
-    `trained`. Raises ValueError for a recipe without validation images.
+    its `margin`, or by less than two runs of one length are known to differ by (`runs_differ`); without a statistic
+    only the loss is judged, and the result says so. Both models come from the store, see `trained`. Raises ValueError
+    for a recipe without validation images.
     """
     if (statistic is None) != (margin is None):
         raise ValueError(f"statistic, margin: both or none expected, got {statistic!r} and {margin!r}")
     if margin is not None:
         check_number("margin", margin, "a positive number", above=0)
+    check_number("runs_differ", runs_differ, "a number of at least 0", least=0)
     (model, history), (longer, more) = lengthened(build, config, data, folder=folder, progress=progress, **recipe)
     losses = history.epochs[-1]["validation_loss"], more.epochs[-1]["validation_loss"]
     both = None
     if statistic is not None:
         first, second = (float(torch.as_tensor(statistic(found)).detach()) for found in (model, longer))
         both = first, second
-    return Converged((len(history.epochs), len(more.epochs)), losses, gain(model, history, more, data), both, margin)
+    passes = len(history.epochs), len(more.epochs)
+    return Converged(passes, losses, gain(model, history, more, data), both, margin, runs_differ)
 
 
 def gain(model: nn.Module, before: History, after: History, data: ImageSet) -> float:

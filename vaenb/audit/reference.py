@@ -107,22 +107,25 @@ def make(name: str, *, progress: bool = True) -> None:
 
 
 def missing() -> list[str]:
-    """The zoo's autoencoders, of the references' size, without an audit of their present weights."""
+    """The zoo's autoencoders, of the references' data and size, without an audit of their present weights."""
     known = zoo.audits()
     found = []
     for name in zoo.names():
         about = zoo.card(name)
-        fits = about["recipe"]["size"] == REFERENCE_SIZE
+        recipe = about["recipe"]
+        fits = recipe["data"] in SMALL and recipe["size"] == REFERENCE_SIZE
         if fits and "SSIM" in about["quality"] and name not in known:
             found.append(name)
     return found
 
 
 def of_zoo(name: str, *, progress: bool = True) -> Report:
-    """Audit one of the zoo's models as its reference is made. Raises ValueError for a classifier."""
+    """Audit one of the zoo's models as its reference is made. Raises ValueError for a classifier, or other data."""
     model, of = zoo.load(name), zoo.card(name)["recipe"]["data"]
     if isinstance(model, Classifier):
         raise ValueError(f"name: an autoencoder of the zoo expected, got the classifier {name}")
+    if of not in SMALL:
+        raise ValueError(f"name: a model of {' or '.join(SMALL)} expected, got {name}, trained on {of}")
     limit = BUDGETS["standard"].images
     images = loading.images(SMALL[of], size=REFERENCE_SIZE, limit=limit)
     x = images.float()

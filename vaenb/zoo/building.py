@@ -58,6 +58,7 @@ def build(name: str, *, progress: bool = True) -> dict:
         lessons,
         statistic=lambda found: watched.measure(found, held_out),
         margin=watched.margin,
+        runs_differ=watched.runs_differ,
         progress=progress,
         **training,
     )
@@ -143,7 +144,9 @@ zoo.card("mnist/kld")["gate"]  # has it converged?
 ```
 
 A model's card says how it was trained, on which data, how it came through the gate *converged*, and with which
-versions.
+versions. The gate looks at the loss, and at how far a third more passes move a statistic. That of document 002a's
+models, MS-SSIM under an attack on the encoder, spread from .56 to .68 over five training runs of `mnist/vae`. So two
+runs can differ by .17, and a move within that says nothing of the passes.
 A file that is damaged or that does not belong to its card is refused.
 
 ## Add one
