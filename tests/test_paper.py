@@ -77,6 +77,21 @@ def test_the_command_prints_the_ledger_as_the_docs_have_it(capsys):
     assert capsys.readouterr().out == (ROOT / "docs" / "claims.md").read_text()
 
 
+def test_the_docs_name_every_verdict_that_hangs_on_how_runs_differ():
+    """Those with a gate *converged* that half the margin alone would not have passed."""
+    hanging = set()
+    for run in claims.found([FIGURES]):
+        for gate in run.gates:
+            n = gate.numbers
+            if gate.kind == "converged" and abs(n["longer statistic"] - n["statistic"]) >= n["allowed"]:
+                hanging.update(gate.claims)
+    undecided = {"not measured", "not testable", "no verdict", "inconclusive"}
+    expected = {found.claim.id for found in ledger() if found.verdict not in undecided} & hanging
+    told = (ROOT / "docs" / "results.md").read_text().split("verdicts hang on the change.")[1]
+    listed, _, _ = told.partition("are *not testable*")
+    assert set(re.findall(r"`([\w.-]+)`", listed)) == expected
+
+
 def test_notebook_11_shows_the_ledger_of_the_evidence():
     book = nbformat.read(ROOT / "notebooks" / "11_claims.ipynb", as_version=4)
     outputs = [output for cell in book.cells for output in cell.get("outputs", [])]
