@@ -6,7 +6,7 @@
 The sign is + for a metric where higher is better (SSIM: the area below the curve, above the base line) and − where
 lower is better (LPIPS: the area above the curve, below the base line), so a larger area always means more robust.
 Lu & Chen, "On the Adversarial Robustness of Generative Autoencoders in the Latent Space" (2307.02202). They do not say
-which base line they used: `aaddc_abs` and `aaddc_rel` are the two readings. An area belongs to its range of radii.
+which base line they used; `aaddc_abs` takes a fixed one. An area belongs to its range of radii.
 """
 
 import math
@@ -35,7 +35,6 @@ from vaenb.precision import check_precision, no_autocast, widened
 Metric = Callable[[Tensor, Tensor], Tensor]
 
 _ORDERS = {"l2": 2, "linf": math.inf}
-_BETTER = ("higher", "lower")  # as for SSIM, and as for LPIPS
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,45 +115,21 @@ def measure_distortion(
     return {name: torch.cat(values).view(-1, len(clean)) for name, values in measured.items()}
 
 
-def aaddc(radii: Tensor, values: Tensor, *, base: float, better: str) -> Tensor:
-    """Area between one curve and the base line, by the trapezoid rule over radii rescaled to [0, 1].
-
-    `values` is (K,) or (K, N), an area for each column; `better` is "higher" (SSIM) or "lower" (LPIPS). Radii need
-    not be evenly spaced. What lies beyond the base line counts negatively.
-    """
-    check_radii(radii, least=2)
-    check_choice("better", better, _BETTER)
-    check_curve(values, "values", radii)
-    return _area(radii, values, base, better)
-
-
 def aaddc_abs(radii: Tensor, values: Tensor, *, better: str) -> Tensor:
-    """Area to a fixed base line: 0 where higher is better, 1 where lower is better, as for SSIM and LPIPS.
+    """Area between a curve and a fixed base line, by the trapezoid rule over radii (K,) rescaled to [0, 1].
 
-    In [0, 1] for metrics in [0, 1], 1 for a curve that stays at its best: comparable wherever the radii are the same.
-    """
-    base = 0.0 if better == "higher" else 1.0
-    return aaddc(radii, values, base=base, better=better)
-
-
-def aaddc_rel(radii: Tensor, curves: Mapping[str, Tensor], *, better: str) -> dict[str, Tensor]:
-    """Area to the worst value in a set of curves: the smallest, or largest, mean over images at any radius.
-
-    `curves` maps a name to values (K,) or (K, N), all at the same radii; a single image may have a negative area, their
-    mean has none. Never compare relative areas across sets: another curve in the set moves the base line. Within a set
-    they differ from `aaddc_abs` by one constant.
+    `values` is (K,) or (K, N), an area for each column. The base line is 0 where `better` is "higher" (SSIM) and 1
+    where it is "lower" (LPIPS). In [0, 1] for metrics in [0, 1], 1 for a curve that stays at its best: comparable
+    wherever the radii are the same, which need not be evenly spaced. What lies beyond the base line counts negatively.
     """
     check_radii(radii, least=2)
-    check_choice("better", better, _BETTER)
-    if not curves:
-        raise ValueError("curves: a curve or more by name expected, got none")
-    means = []
-    for name, values in curves.items():
-        check_curve(values, f"curves[{name!r}]", radii)
-        means.append(widened(values).reshape(len(values), -1).mean(1))
-    every = torch.cat(means)
-    worst = every.min() if better == "higher" else every.max()
-    return {name: _area(radii, values, worst.item(), better) for name, values in curves.items()}
+    check_choice("better", better, ("higher", "lower"))
+    check_curve(values, "values", radii)
+    values = widened(values)
+    radii = radii.to(values)
+    t = (radii - radii[0]) / (radii[-1] - radii[0])
+    height = values if better == "higher" else 1 - values
+    return torch.trapezoid(height, t, dim=0)
 
 
 def spread(latents: Tensor) -> Tensor:
@@ -190,14 +165,6 @@ def scale_free(radii: Tensor, values: Tensor, *, unit: float, reach: float, poin
     weight = (grid - own[left]) / (own[right] - own[left])
     weight = weight.view(-1, *[1] * (values.ndim - 1))  # one for a row of values
     return grid, torch.lerp(values[left], values[right], weight)
-
-
-def _area(radii: Tensor, values: Tensor, base: float, better: str) -> Tensor:
-    values = widened(values)
-    radii = radii.to(values)
-    t = (radii - radii[0]) / (radii[-1] - radii[0])
-    height = values - base if better == "higher" else base - values
-    return torch.trapezoid(height, t, dim=0)
 
 
 def _check_reach(moves: Tensor, eps: Tensor, norm: str) -> None:
