@@ -9,7 +9,6 @@ Lu & Chen, "On the Adversarial Robustness of Generative Autoencoders in the Late
 which base line they used; `aaddc_abs` takes a fixed one. An area belongs to its range of radii.
 """
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -34,8 +33,6 @@ from vaenb.precision import check_precision, no_autocast, widened
 
 Metric = Callable[[Tensor, Tensor], Tensor]
 
-_ORDERS = {"l2": 2, "linf": math.inf}
-
 
 @dataclass(frozen=True, eq=False)
 class DDCurve:
@@ -54,37 +51,30 @@ def dd_curve(
     attack: Callable[..., Any],
     metrics: Mapping[str, Metric],
     *,
-    norm: str = "l2",
-    chunk: int | None = None,
+    chunk: int = 512,
     **search,
 ) -> DDCurve:
     """Attack latents z (N, D) at every radius and measure how far the decoded images move.
 
     `attack` is one of `attacks.latent`, or works as they do: `attack(model, z, eps=…, **search)` gets all K·N latents
-    in one call, with a radius for each row (K·N,) and `norm` where it is not l2, and returns an AttackResult or the
-    attacked latents. Each metric maps two batches of M images, the clean one first, to (M,). `chunk` latents are
-    decoded at a time, without gradient. Raises ValueError where the attack moves a latent beyond its radius, in `norm`
-    (l2 or linf).
+    in one call, with a radius (L2) for each row (K·N,), and returns an AttackResult or the attacked latents. Each
+    metric maps two batches of M images, the clean one first, to (M,). `chunk` latents are decoded at a time, without
+    gradient. Raises ValueError where the attack moves a latent beyond its radius.
     """
     check_model(model)
     check_latents(z)
     check_precision("z", z)  # an attack's small steps would be rounded away
     check_radii(radii)
-    check_choice("norm", norm, _ORDERS)
     if not isinstance(metrics, Mapping):
         raise TypeError(f"metrics: names and functions, {{'SSIM': ssim}}, expected, got {metrics!r}")
-    chunk = len(radii) * len(z) if chunk is None else chunk
-    check_whole("chunk", chunk)
     z = z.detach()
     repeated = z.repeat(len(radii), 1)  # (K·N, D): all latents at the first radius, then at the second, …
     eps = radii.to(z).repeat_interleave(len(z))  # (K·N,)
-    if norm != "l2":
-        search["norm"] = norm
     found = attack(model, repeated, eps=eps, **search)
     adversarial = getattr(found, "adversarial", found)
     check_shape(adversarial, "attack", repeated.shape, "attacked latents (an AttackResult's .adversarial)")
     adversarial = adversarial.detach()
-    _check_reach(adversarial - repeated, eps, norm)
+    _check_reach(adversarial - repeated, eps)
     values = measure_distortion(model.decode, z, adversarial, metrics, chunk=chunk)
     return DDCurve(radii, values, adversarial.view(len(radii), *z.shape))
 
@@ -167,11 +157,9 @@ def scale_free(radii: Tensor, values: Tensor, *, unit: float, reach: float, poin
     return grid, torch.lerp(values[left], values[right], weight)
 
 
-def _check_reach(moves: Tensor, eps: Tensor, norm: str) -> None:
-    lengths = torch.linalg.vector_norm(moves, ord=_ORDERS[norm], dim=1)
+def _check_reach(moves: Tensor, eps: Tensor) -> None:
+    lengths = torch.linalg.vector_norm(moves, dim=1)
     outside = (lengths > eps * (1 + 1e-3) + 1e-5).nonzero()
     if len(outside):
         length, radius = lengths[outside[0]].item(), eps[outside[0]].item()
-        raise ValueError(
-            f"attack: it moved a latent by {length:.4g} at radius {radius:.4g}; stay within the {norm} radius"
-        )
+        raise ValueError(f"attack: it moved a latent by {length:.4g} at radius {radius:.4g}; stay within it (L2)")

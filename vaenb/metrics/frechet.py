@@ -28,7 +28,13 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
     So compare only distances at equal sample sizes, and state them.
     """
     check_features(2, a=a, b=b)
-    return _distance(a, b)
+    a, b = a.detach().double(), b.detach().to(a.device).double()
+    # the eigenvalues of Σ_a Σ_b are the squared singular values of R_a R_bᵀ: no root of a nearly singular product
+    root_a, root_b = _root(a), _root(b)
+    overlap = torch.linalg.svdvals(root_a @ root_b.T).sum()
+    shift = (a.mean(0) - b.mean(0)).square().sum()
+    distance = shift + root_a.square().sum() + root_b.square().sum() - 2 * overlap
+    return max(distance.item(), 0.0)  # rounding may leave −1e-13 for equal sets
 
 
 def leading(features: Tensor, count: int) -> Tensor:
@@ -56,10 +62,7 @@ class FID:
 
     def __call__(self, real: Tensor, fake: Tensor) -> float:
         """d² between two batches of images; `frechet_distance` has its bias and its limits."""
-        a = self.features(real, name="real")
-        b = self.features(fake, name="fake")
-        check_features(2, **{"features of real": a, "features of fake": b})
-        return _distance(a, b)
+        return frechet_distance(self.features(real, name="real"), self.features(fake, name="fake"))
 
     @no_autocast
     @torch.no_grad()
@@ -79,16 +82,6 @@ class FID:
                 f"features: the network has to map {len(x)} images to ({len(x)}, F), got {got}; flatten(1) it"
             )
         return widened(values)
-
-
-def _distance(a: Tensor, b: Tensor) -> float:
-    a, b = a.detach().double(), b.detach().to(a.device).double()
-    # the eigenvalues of Σ_a Σ_b are the squared singular values of R_a R_bᵀ: no root of a nearly singular product
-    root_a, root_b = _root(a), _root(b)
-    overlap = torch.linalg.svdvals(root_a @ root_b.T).sum()
-    shift = (a.mean(0) - b.mean(0)).square().sum()
-    distance = shift + root_a.square().sum() + root_b.square().sum() - 2 * overlap
-    return max(distance.item(), 0.0)  # rounding may leave −1e-13 for equal sets
 
 
 def _root(x: Tensor) -> Tensor:
