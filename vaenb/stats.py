@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike
 from scipy import stats
 from scipy.special import stdtr, stdtrit
 
-from vaenb.checks import check_choice, check_counts, check_number, check_whole
+from vaenb.checks import check_choice, check_counts, check_number
 
 Statistic = Callable[[np.ndarray], float]
 Groups = Sequence[Sequence["Values"]]  # cells of a group share runs and images
@@ -53,14 +53,6 @@ class Estimate:
             raise ValueError(f"effect, low and high must be finite, got {self.effect}, {self.low}, {self.high}")
         if self.low > self.high:
             raise ValueError(f"low must not exceed high, got low={self.low}, high={self.high}")
-        for name in ("n", "runs"):
-            if getattr(self, name) is not None:
-                check_whole(name, getattr(self, name))
-                object.__setattr__(self, name, int(getattr(self, name)))
-        if self.error is not None:
-            check_number("error", self.error, "a finite standard error ≥ 0", least=0)
-        if self.df is not None:
-            check_number("df", self.df, "finite degrees of freedom above 0", above=0)
 
     def __str__(self) -> str:
         """As in "0.136 [0.120, 0.152]": two significant digits of half the width decide the decimals."""

@@ -66,6 +66,11 @@ def slider_of(options: Iterable, description: str, shown: Callable = _plain, **m
     return slider
 
 
+def radius_slider(radii: Numbers, description: str) -> ipw.SelectionSlider:
+    """Make a slider over the places of radii, in the middle at first."""
+    return slider_of(range(len(radii)), description, lambda k: f"{radii[k]:.3g}", index=len(radii) // 2)
+
+
 def check_pairs(name: str, results: Mapping, models: Iterable, pair: str) -> list:
     """Refuse results that are not there for each pair of a model and something else; give what else there is."""
     others = list(dict.fromkeys(other for _, other in results))

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from vaenb.checks import check_radii
 from vaenb.widgets.behind import BehindExplorer, Images
-from vaenb.widgets.chart import slider_of
+from vaenb.widgets.chart import radius_slider, slider_of
 
 
 class CleaningExplorer(BehindExplorer):
@@ -28,8 +28,7 @@ class CleaningExplorer(BehindExplorer):
         if radii[0] != 0:
             raise ValueError(f"radii: 0 first, for the images as they are, expected, got {radii[0]:g}")
         cleaners = list(dict.fromkeys(cleaner for cleaner, _ in attacked))
-        shown = [f"{eps:.3g}" for eps in radii.tolist()]
-        self.eps = slider_of(range(len(shown)), "attack radius ε", shown.__getitem__, index=len(shown) // 2)
+        self.eps = radius_slider(radii.tolist(), "attack radius ε")
         self.cleaner = slider_of(cleaners, "cleaner")
         x = next(iter(attacked.values()))[0]
         caption = "image · attacked · behind the cleaner"

@@ -12,7 +12,7 @@ from vaenb.checks import check_number
 from vaenb.contract import LatentModel
 from vaenb.metrics.distortion import DDCurve, aaddc_abs, scale_free
 from vaenb.plots import COLORS
-from vaenb.widgets.chart import LAZY, Chart, Explorer, check_curves, enlarged, slider_of
+from vaenb.widgets.chart import LAZY, Chart, Explorer, check_curves, enlarged, radius_slider, slider_of
 
 LATENT, OWN = "latent units", "own spreads"
 
@@ -51,8 +51,7 @@ class UnitExplorer(Explorer):
         self._decoded = lru_cache(maxsize=64)(self._decode)
         self.unit = ipw.ToggleButtons(options=[LATENT, OWN], description="radius in")
         self.unit.style.description_width = "11em"
-        steps = range(len(self.radii))
-        self.eps = slider_of(steps, "attack radius ε", lambda k: f"{self.radii[k]:.3g}", index=len(steps) // 2)
+        self.eps = radius_slider(self.radii.tolist(), "attack radius ε")
         self.lam = slider_of(models, "weight λ", **LAZY)
         self.image = slider_of(range(len(x)), "test image", **LAZY)
         self.unit.observe(self._relabel, "value")
