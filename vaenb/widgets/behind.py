@@ -66,12 +66,10 @@ class BehindExplorer(Explorer):
         self.picture.value = enlarged(torch.stack(row), width=128)
         chart = Chart((0, self.places[-1]), (0, 1), place, "share right")
         chart.make_room()
-        legend = []
         for attacker, color in zip(self.attacker.options, COLORS, strict=False):
             share = self.share(kind, attacker)
-            chart.line(self.places, share, color)
+            chart.line(self.places, share, color, name=attacker)
             if attacker == at[1]:
                 chart.dot(self.places[k], share[k], color)
-            legend.append((attacker, color))
-        self.curve.value = chart.svg(*legend)
+        self.curve.value = chart.svg()
         return int((self.behind[at][k] == self.labels).sum())

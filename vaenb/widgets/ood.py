@@ -209,11 +209,11 @@ def _histograms(groups: dict[str, Tensor], mark: float, x_title: str, mark_title
         shares.append((counts / len(values)).tolist())
     top = 1.25 * max(map(max, shares))
     chart = Chart((low, high), (0, top), escape(x_title), "share")
-    for share, color in zip(shares, COLORS, strict=False):
-        chart.line(middles, share, color)
+    for name, share, color in zip(groups, shares, COLORS, strict=False):
+        chart.line(middles, share, color, name=name)
     at = min(max(mark, low), high)
     chart.guide([at, at], [0, top], "#000000")
-    return chart.svg(*zip(groups, COLORS, strict=False), (mark_title, "#000"))
+    return chart.svg((mark_title, "#000"))
 
 
 def _vector(values: Tensor, name: str, count: int | None = None) -> Tensor:

@@ -146,14 +146,12 @@ def _chart(radii: Tensor, values: dict[str, Tensor], k: int, i: int, unit: str) 
     chart = Chart((0, places[-1]), (low, 1), f"attack radius ε ({unit})", "mean SSIM")
     chart.make_room()
     chart.guide([places[k], places[k]], [low, 1])
-    legend = []
     for (name, ssim), color in zip(values.items(), cycle(COLORS), strict=False):
         mean = ssim.mean(1).tolist()
-        chart.line(places, mean, color)
+        chart.line(places, mean, color, name=name)
         chart.dot(places[k], mean[k], color)
         chart.ring(places[k], ssim[k, i].item(), color)
-        legend.append((name, color))
-    return chart.svg(*legend, ("ring: this image", "#666"))
+    return chart.svg(("ring: this image", "#666"))
 
 
 def _check_names(models: Mapping, **results: Mapping) -> None:
