@@ -1,6 +1,5 @@
-"""Calibration against scikit-learn, scipy, torchmetrics, all orders of ties, and temperatures that were planted."""
+"""Calibration against scikit-learn, scipy, torchmetrics, and temperatures that were planted."""
 
-import itertools
 import math
 
 import numpy as np
@@ -11,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import brier_score_loss, precision_recall_curve
+from sklearn.metrics import brier_score_loss
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from tests.oracles import seeded
-from vaenb.metrics.calibration import _minimise, aurc, binned, brier, ece, fit_temperature, reliability, risk_coverage
+from vaenb.metrics.calibration import _minimise, binned, brier, ece, fit_temperature, reliability
 
 
 def classified(n=2000, k=5, scale=2.0, seed=0):
@@ -151,46 +150,6 @@ def test_binned_has_no_mean_of_nothing_and_no_error_of_one():
     found = binned(torch.tensor([3.0, 1, 2]), torch.tensor([0.1, 0.9, 0.95]), bins=3)
     assert found.count.tolist() == [1, 0, 2]
     assert found.mean.isnan().tolist() == [False, True, False] and found.error.isnan().tolist() == [True, True, False]
-
-
-# --- risk and coverage
-
-
-@settings(deadline=None, max_examples=60)
-@given(st.lists(st.tuples(st.integers(0, 2), st.booleans()), min_size=1, max_size=5))
-def test_ties_count_by_the_mean_over_all_orders(rows):
-    confidence, errors = (torch.tensor(column) for column in zip(*rows, strict=True))
-    orders = [p for p in itertools.permutations(range(len(rows))) if (confidence[list(p)].diff() <= 0).all()]
-    risks = [np.cumsum(errors.numpy()[list(p)]) / np.arange(1, len(rows) + 1) for p in orders]
-    coverage, risk = risk_coverage(confidence, errors)
-    np.testing.assert_allclose(risk, np.mean(risks, 0), atol=1e-12)
-    np.testing.assert_allclose(coverage, np.arange(1, len(rows) + 1) / len(rows), atol=1e-6)
-    assert aurc(confidence, errors) == pytest.approx(np.mean(risks))
-
-
-def test_risk_is_one_minus_scikit_learns_precision():
-    logits, labels = classified(500)
-    confidence, predicted = logits.softmax(1).max(1)
-    confidence, errors = (10 * confidence).round(), predicted != labels  # many ties
-    precision, _, thresholds = precision_recall_curve(~errors, confidence)
-    coverage, risk = risk_coverage(confidence, errors)
-    last = [(confidence >= t).sum().item() - 1 for t in thresholds]
-    np.testing.assert_allclose(risk[last], 1 - precision[:-1], atol=1e-12)
-    assert coverage[-1] == 1 and risk[-1] == pytest.approx(errors.double().mean().item())
-
-
-def test_a_confidence_that_says_nothing_has_the_error_rate():
-    errors = torch.rand(2000, generator=seeded()) < 0.3
-    assert aurc(torch.ones(2000), errors) == pytest.approx(errors.double().mean().item())
-    random = np.mean([aurc(torch.rand(2000, generator=seeded(i)), errors) for i in range(50)])
-    assert random == pytest.approx(errors.double().mean().item(), abs=0.01)
-
-
-def test_the_best_order_has_the_least_area_and_the_worst_the_most():
-    errors = torch.rand(5000, generator=seeded()) < 0.2
-    r = errors.double().mean().item()
-    assert aurc((~errors).float(), errors) == pytest.approx(r + (1 - r) * math.log(1 - r), abs=1e-3)  # Geifman's eq.
-    assert aurc(errors.float(), errors) > aurc(torch.ones(5000), errors) > aurc((~errors).float(), errors)
 
 
 # --- temperatures
@@ -370,8 +329,6 @@ def test_bad_bins_are_refused(function):
 def test_bad_vectors_are_refused(values, confidence, says):
     with pytest.raises(ValueError, match=says):
         binned(values, confidence)
-    with pytest.raises(ValueError, match=says):
-        aurc(confidence, values)
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ def config(train):
 
 @pytest.fixture
 def models(experiment, train):
-    return experiment.train({"KLD": (vae, config(train))}, train, epochs=1, progress=False)
+    return experiment.train({"KLD": (vae, config(train))}, train, epochs=1)
 
 
 def test_seeds_start_at_100_and_five_of_them_count(train):
@@ -63,7 +63,7 @@ def test_seeds_start_at_100_and_five_of_them_count(train):
 
 
 def test_models_are_those_of_the_store(experiment, models, train):
-    model, _ = trained(vae, config(train), train, seed=101, epochs=1, progress=False)
+    model, _ = trained(vae, config(train), train, seed=101, epochs=1)
     for ours, theirs in zip(models["KLD"][1].parameters(), model.parameters(), strict=True):
         assert torch.equal(ours, theirs)
 
@@ -208,7 +208,7 @@ def test_a_cell_from_one_set_to_another_belongs_to_the_one_that_is_trained_on(ex
 def test_longer_models_have_four_thirds_of_the_passes(experiment, train, monkeypatch):
     entry = zoo.Entry("vae", config(train), {"epochs": 3}, "latent attack", data="mnist_small", held_out=3_900)
     monkeypatch.setattr("vaenb.zoo.recipe", lambda name: entry)
-    models, gain = experiment.longer({"KLD": "mnist/kld"}, progress=False)
+    models, gain = experiment.longer({"KLD": "mnist/kld"})
     lessons, held_out = entry.images()
     recipe = {"seed": FIRST_SEED, "validation": held_out, "progress": False}
     short, before = trained(vae, config(train), lessons, epochs=3, **recipe)
@@ -270,14 +270,14 @@ def test_reference_models_come_from_the_zoo_in_quick_and_are_trained_by_its_reci
     quick = Experiment("03_latent_attacks", {}, train=train)
     assert quick.zoo({"KLD": "mnist/kld"}) == {"KLD": [model]}
     anew = Experiment("03_latent_attacks", {"train": True}, train=train)
-    assert anew.zoo({"KLD": "mnist/kld"}, progress=False)["KLD"] != [model]
+    assert anew.zoo({"KLD": "mnist/kld"})["KLD"] != [model]
     two = Experiment("03_latent_attacks", {"num_seeds": 2}, train=train)  # the zoo has seed 100 alone
-    found = two.zoo({"KLD": "mnist/kld"}, progress=False)["KLD"]
+    found = two.zoo({"KLD": "mnist/kld"})["KLD"]
     lessons, held_out = entry.images()
     assert len(lessons) == 100 and len(found) == 2
-    theirs, _ = trained(vae, config(train), lessons, seed=101, epochs=1, validation=held_out, progress=False)
+    theirs, _ = trained(vae, config(train), lessons, seed=101, epochs=1, validation=held_out)
     assert torch.equal(next(theirs.parameters()), next(found[1].parameters()))
-    (first,) = two.zoo({"KLD": "mnist/kld"}, runs=1, progress=False)["KLD"]
+    (first,) = two.zoo({"KLD": "mnist/kld"}, runs=1)["KLD"]
     assert torch.equal(next(first.parameters()), next(found[0].parameters()))
 
 

@@ -16,14 +16,9 @@ from vaenb.defences.repair import repair
 from vaenb.distributions import DiagonalGaussian
 from vaenb.metrics.likelihood import elbo, iwae
 from vaenb.models import VAE
-from vaenb.models.forward_kl import TARGETS, ForwardKLVAE, draw, forward_kl_vae
+from vaenb.models.forward_kl import TARGETS, ForwardKLVAE, forward_kl_vae
 from vaenb.models.likelihoods import (
-    Bernoulli,
-    Categorical,
-    ContinuousBernoulli,
-    DiscretizedLogistic,
     Gaussian,
-    LearnedGaussian,
 )
 
 SMALL = {"image_shape": (1, 8, 8), "latent_dim": 3, "net": "mlp", "width": 0.05}
@@ -106,9 +101,7 @@ def record(monkeypatch):
     return seen
 
 
-@pytest.mark.parametrize(
-    ("targets", "samples", "batch_size"), [("wake", 64, 128), ("sleep", 2, 1024), ("hmc", 4, 256)], ids=TARGETS
-)
+@pytest.mark.parametrize(("targets", "samples", "batch_size"), [("wake", 64, 128), ("hmc", 4, 256)], ids=TARGETS)
 def test_the_forward_kl_finds_the_means_and_the_variances_of_a_correlated_posterior(targets, samples, batch_size):
     elbos = 1 / PRECISION.diagonal()
     model = encoder_trained(linear(elbos, shift=0.4, targets=targets, samples=samples), batch_size)
@@ -179,16 +172,6 @@ def test_wake_is_the_weighted_log_density_of_draws():
     encoder_gradients_agree(model, losses["forward_kl"], -(w * q.log_prob(z).sum(2)).sum(0).mean())
 
 
-def test_sleep_is_the_log_density_of_dreams():
-    model, x = built(targets="sleep", **SMALL), torch.rand(5, 1, 8, 8, generator=seeded(9))
-    losses = model.losses(x, None, seeded())
-    g = seeded()
-    z = torch.randn(5, 3, generator=g)
-    dreams = (torch.rand(5, 1, 8, 8, generator=g) < model.decode(z)).float()
-    q = model.posterior(dreams)
-    encoder_gradients_agree(model, losses["forward_kl"], -Normal(q.mean, q.stddev).log_prob(z).sum(1).mean())
-
-
 def test_hmc_is_the_log_density_of_the_chains_ends(record):
     model, x = built(targets="hmc", samples=4, **SMALL), torch.rand(5, 1, 8, 8, generator=seeded(9))
     losses = model.losses(x, None, seeded())
@@ -227,7 +210,7 @@ def test_batchnorm_moves_once_and_by_the_codes_of_the_elbo(targets, record):
         torch.testing.assert_close(model.decoder.state_dict()[name], value)
 
 
-@pytest.mark.parametrize("targets", ["wake", "hmc"])
+@pytest.mark.parametrize("targets", TARGETS)
 def test_the_targets_of_an_image_do_not_depend_on_the_others(targets):
     def first_gradient(x):
         model = built(targets=targets, samples=3, **CONV).train()
@@ -261,41 +244,7 @@ def test_the_step_size_is_learnt_in_training_and_left_alone_at_rest():
     assert "step_size" not in model.state_dict()
 
 
-GREY = torch.linspace(0, 1, 256)
-FAMILIES = {
-    "bernoulli": (Bernoulli(), torch.tensor([0.0, 1.0])),
-    "continuous": (ContinuousBernoulli(), (torch.arange(4000) + 0.5) / 4000),
-    "gaussian": (Gaussian(sigma=0.3), torch.linspace(-2, 3, 5001)),
-    "learned": (LearnedGaussian(), torch.linspace(-3, 4, 7001)),
-    "logistic": (DiscretizedLogistic(), GREY),
-    "categorical": (Categorical(), GREY),
-}
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_draws_have_the_moments_of_the_likelihood(family):
-    likelihood, values = FAMILIES[family]
-    n = 3000 if family == "categorical" else 40_000
-    logits = torch.randn(likelihood.per_pixel, generator=seeded(3)) * 2 - 1
-    pixel = logits.view(1, -1, 1, 1)
-    with torch.no_grad():
-        p = likelihood.log_prob(values.view(-1, 1, 1, 1), pixel.expand(len(values), -1, 1, 1)).exp()
-        x = draw(likelihood, pixel.expand(n, -1, 1, 1), seeded())
-    p, moments = p / p.sum(), torch.stack([values, values**2])
-    spread = ((moments**2 @ p) - (moments @ p) ** 2).sqrt()
-    assert x.shape == (n, 1, 1, 1)
-    sample = torch.stack([x.mean(), (x**2).mean()])
-    assert ((sample - moments @ p).abs() < 4 * spread / n**0.5 + 1e-5).all()
-
-
-def test_a_family_without_draws_says_so():
-    with pytest.raises(TypeError, match="no way to draw images from a Foreign; use targets wake or hmc"):
-        draw(type("Foreign", (), {})(), torch.zeros(1, 1, 2, 2))
-
-
-@pytest.mark.parametrize(
-    ("targets", "more"), [("wake", {"ess"}), ("sleep", set()), ("hmc", {"accept_rate"})], ids=TARGETS
-)
+@pytest.mark.parametrize(("targets", "more"), [("wake", {"ess"}), ("hmc", {"accept_rate"})], ids=TARGETS)
 def test_trained_models_come_from_the_store_and_meet_the_contract(targets, more, tmp_path):
     data = load("digits", split="train", limit=64)
     config = {"targets": targets, "samples": 2, **SMALL}
@@ -317,7 +266,7 @@ def test_trained_models_come_from_the_store_and_meet_the_contract(targets, more,
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"targets": "dream"}, "targets: one of wake, sleep, hmc expected, got 'dream'"),
+        ({"targets": "dream"}, "targets: one of wake, hmc expected, got 'dream'"),
         ({"samples": 1}, "samples: a whole number ≥ 2 expected, got 1"),
         ({"samples": 4.0}, "samples: a whole number ≥ 2 expected, got 4.0"),
         ({"beta": 4.0}, r"regularizer: kl with beta=1, .* got KL\(beta=4.0\)"),

@@ -1,7 +1,4 @@
-"""The Fréchet distance against closed forms, scipy and torchmetrics; FID's network and what is said when it lacks."""
-
-import sys
-import types
+"""The Fréchet distance against closed forms, scipy and torchmetrics."""
 
 import numpy as np
 import pytest
@@ -12,10 +9,7 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 
 from tests.oracles import seeded
 from vaenb.metrics.frechet import FID, frechet_distance, leading
-from vaenb.metrics.images import WeightsUnavailable
 from vaenb.models.classifier import cnn_classifier
-
-FILE = "weights-inception-2015-12-05-6726825d.pth"
 
 
 def pair(n=200, m=150, f=6):
@@ -105,7 +99,6 @@ def images(n=6, c=1, side=8):
 def test_fid_is_the_distance_of_a_networks_features_chunk_by_chunk():
     net = cnn_classifier(image_shape=(1, 8, 8), classes=3).eval()
     fid, real, fake = FID(net.features), images(10), images(7) ** 2
-    assert fid.name == "Classifier.features"
     torch.testing.assert_close(fid.features(real, chunk=3), net.features(real).detach())
     assert not fid.features(real).requires_grad
     assert fid(real, fake) == pytest.approx(frechet_distance(net.features(real), net.features(fake)), rel=1e-4)
@@ -114,11 +107,10 @@ def test_fid_is_the_distance_of_a_networks_features_chunk_by_chunk():
 @pytest.mark.parametrize(
     ("features", "error", "says"),
     [
-        ("resnet", TypeError, "callable or \"inception\" expected, got 'resnet'"),
-        (3, TypeError, 'callable or "inception" expected, got 3'),
+        ("resnet", TypeError, "callable expected, got 'resnet'"),
         (lambda x: x, ValueError, r"has to map 4 images to \(4, F\), got \(4, 1, 8, 8\); flatten"),
         (lambda x: x.flatten(1)[:2], ValueError, r"has to map 4 images to \(4, F\), got \(2, 64\)"),
-        (lambda x: x.flatten(1) / 0, ValueError, "features of real: NaN or infinite"),
+        (lambda x: x.flatten(1) / 0, ValueError, "a: NaN or infinite"),
         (cnn_classifier(image_shape=(1, 8, 8), classes=3).features, ValueError, "training mode"),
     ],
 )
@@ -131,85 +123,5 @@ def test_images_are_checked_and_named():
     fid = FID(lambda x: x.flatten(1))
     with pytest.raises(ValueError, match="^fake: .*divide by 255"):
         fid(images(), images() * 255)
-    with pytest.raises(ValueError, match="features of real: at least 2 rows"):
+    with pytest.raises(ValueError, match="a: at least 2 rows"):
         fid(images(1), images())
-
-
-# Inception
-
-
-@pytest.fixture
-def home(tmp_path, monkeypatch):
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    return tmp_path
-
-
-@pytest.fixture
-def file(home):
-    file = home / "hub" / "checkpoints" / FILE
-    file.parent.mkdir(parents=True)
-    return file
-
-
-class Extractor(nn.Module):
-    """What torch-fidelity's network looks like from outside; its features are the 8-bit pixels, weighted."""
-
-    def __init__(self, name, features_list, feature_extractor_weights_path=None):
-        super().__init__()
-        assert (name, features_list) == ("inception-v3-compat", ["2048"])
-        self.weight = nn.Parameter(torch.zeros(1), requires_grad=False)
-        self.load_state_dict(torch.load(feature_extractor_weights_path, weights_only=False))
-
-    def forward(self, x):
-        assert x.dtype == torch.uint8 and x.shape[1] == 3
-        return (self.weight * x.flatten(1).float(),)
-
-
-@pytest.fixture
-def fidelity(monkeypatch):
-    module = types.SimpleNamespace(FeatureExtractorInceptionV3=Extractor)
-    monkeypatch.setitem(sys.modules, "torch_fidelity", types.ModuleType("torch_fidelity"))
-    monkeypatch.setitem(sys.modules, "torch_fidelity.feature_extractor_inceptionv3", module)
-
-
-def test_without_torch_fidelity_it_says_what_to_install_and_where_the_weights_go(home, monkeypatch, no_network):
-    monkeypatch.setitem(sys.modules, "torch_fidelity.feature_extractor_inceptionv3", None)
-    with pytest.raises(WeightsUnavailable) as error:
-        FID("inception", download=True)
-    for part in ("pip install torch-fidelity", FILE, str(home / "hub" / "checkpoints"), "FID(classifier.features)"):
-        assert part in str(error.value)
-    assert not no_network
-
-
-def test_missing_weights_are_named_and_never_fetched_by_surprise(home, fidelity, no_network):
-    with pytest.raises(WeightsUnavailable) as error:
-        FID("inception")
-    for part in (FILE, str(home / "hub" / "checkpoints"), "download=True", "TORCH_HOME"):
-        assert part in str(error.value)
-    assert not no_network  # what else may be wrong with the file: see the tests of LPIPS
-
-
-def test_inception_sees_exact_bytes_in_three_channels(file, fidelity, no_network):
-    torch.save({"weight": torch.ones(1)}, file)
-    fid, pixels = FID("inception"), torch.arange(256, dtype=torch.uint8).view(4, 1, 8, 8)
-    assert fid.name == "inception"
-    assert torch.equal(fid.features(pixels.float() / 255), pixels.repeat(1, 3, 1, 1).flatten(1).float())
-    assert fid(pixels.float() / 255, pixels.flip(0).float() / 255) == pytest.approx(0, abs=1e-6)
-    with pytest.raises(ValueError, match="one or three channels"):
-        fid(images(c=2), images(c=2))
-
-
-def test_with_torch_fidelity_it_is_torchmetrics_without_its_antialiasing(file):
-    inception = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(inception, "load_state_dict_from_url", lambda *args, **kwargs: {})
-        patch.setattr(nn.Module, "load_state_dict", lambda *args, **kwargs: None)
-        net = inception.FeatureExtractorInceptionV3("random", ["2048"])
-        for convolution in (m for m in net.modules() if isinstance(m, nn.Conv2d)):
-            nn.init.kaiming_normal_(convolution.weight, generator=seeded())  # the default lets its features vanish
-        torch.save(net.state_dict(), file)
-    real, fake = images(4, c=3, side=32), images(3, c=3, side=32) ** 2
-    reference = FrechetInceptionDistance(antialias=False, feature_extractor_weights_path=str(file))
-    reference.update((real * 255).round().byte(), real=True)
-    reference.update((fake * 255).round().byte(), real=False)
-    assert 1e-3 < FID("inception")(real, fake) == pytest.approx(reference.compute().item(), rel=1e-3)

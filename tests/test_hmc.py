@@ -435,37 +435,6 @@ def test_a_trajectory_that_overflows_never_shows_the_density_what_is_not_finite(
     assert (chains.divergences == 3).all() and torch.equal(chains.last, chains.start)
 
 
-@pytest.mark.parametrize("done", [0, 3, 5, 7])
-@pytest.mark.parametrize("within", [0, 1])
-def test_an_interrupt_hands_over_what_there_is(done, within):
-    left = [1 + 2 * done + within]
-
-    def impatient(z, index):
-        left[0] -= 1
-        if left[0] < 0:
-            raise KeyboardInterrupt
-        return banana(z, index)
-
-    arguments = {"num_samples": 6, "warmup": 5, "leapfrog_steps": 2}
-    whole = hmc.sample(banana, double(3, 2), generator=seeded(), **arguments)
-    with pytest.raises(hmc.SamplingInterrupted, match=f"{min(done, 5)} warm-up and {max(done - 5, 0)} kept") as caught:
-        hmc.sample(impatient, double(3, 2), generator=seeded(), **arguments)
-    chains = caught.value.chains
-    assert torch.equal(chains.path, whole.path[:, : 1 + done]) and torch.equal(chains.last, whole.path[:, done])
-    assert chains.warmup.shape[1] == min(done, 5) and chains.samples.shape[1] == max(done - 5, 0)
-    assert chains.gradient_calls == 1 + 2 * done and torch.equal(chains.seeds, whole.seeds)
-    assert torch.equal(chains.step_size, whole.step_size) == (done >= 5)
-
-
-def test_an_interrupt_before_there_is_anything_is_an_interrupt():
-    def never(z, index):
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt) as caught:
-        hmc.sample(never, double(3, 2), num_samples=3, warmup=3)
-    assert not isinstance(caught.value, hmc.SamplingInterrupted)
-
-
 def run(**changes):
     arguments = {"log_density": gaussian(torch.zeros(2), torch.ones(3, 2)), "z0": torch.ones(3, 2)}
     arguments |= {"num_samples": 2, "warmup": 2} | changes

@@ -1,4 +1,4 @@
-"""Annealed importance sampling, and what an attack does to the posteriors, against closed forms and quadrature."""
+"""What an attack does to the posteriors, against closed forms."""
 
 import math
 
@@ -9,19 +9,8 @@ from torch import Tensor, nn
 from tests.oracles import LinearGaussian, images, seeded
 from vaenb.distributions import DiagonalGaussian
 from vaenb.metrics.diagnosis import likelihood_tilt, posterior_ratio
-from vaenb.metrics.likelihood import ais, elbo, iwae, shortfall
-from vaenb.models import VAE, hierarchical_vae, vae
-
-
-class Blurred(LinearGaussian):
-    """Its encoder is wrong by a known amount."""
-
-    def posterior(self, x: Tensor) -> DiagonalGaussian:
-        exact = super().posterior(x)
-        return DiagonalGaussian(exact.mean + 0.8, exact.logvar + 0.5)
-
-    def exact(self, x: Tensor) -> DiagonalGaussian:
-        return super().posterior(x)
+from vaenb.metrics.likelihood import shortfall
+from vaenb.models import VAE, vae
 
 
 def sampled(q: DiagonalGaussian, count: int) -> Tensor:
@@ -39,67 +28,6 @@ def curved_vae() -> tuple[VAE, Tensor]:
     with torch.no_grad():
         decoder[2].weight.mul_(2)
     return model, torch.rand(3, 1, 8, 8, generator=seeded(3), dtype=torch.float64).round()
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"temperatures": 20},
-        {"temperatures": 2},
-        {"chains": 7, "chunk": 5, "temperatures": 4},
-        {"temperatures": 5, "leapfrog_steps": 1},
-    ],
-)
-def test_with_the_exact_posterior_every_weight_is_the_evidence(settings):
-    model, x = LinearGaussian(), images(5)
-    torch.testing.assert_close(ais(model, x, **settings), model.log_evidence(x), rtol=1e-4, atol=2e-3)
-
-
-def test_ais_is_much_nearer_the_evidence_than_as_many_importance_samples():
-    model, x = Blurred(), images(20)
-    evidence = model.log_evidence(x)
-    annealed = (ais(model, x, chains=8, generator=seeded()) - evidence).square().mean().sqrt()
-    weighted = (iwae(model, x, samples=8, generator=seeded()) - evidence).square().mean().sqrt()
-    assert annealed < 0.15 < 4 * annealed < weighted
-
-
-def test_the_mean_weight_is_unbiased():
-    model, x = Blurred(), images(1).expand(2000, 1, 4, 4)
-    log_ratio = ais(model, x, chains=1, temperatures=6, leapfrog_steps=1, generator=seeded()) - model.log_evidence(x)
-    ratio = log_ratio.exp()
-    error = ratio.std().item() / len(x) ** 0.5
-    assert error < 0.05 and ratio.mean().item() == pytest.approx(1, abs=4 * error)
-    assert log_ratio.mean() < -0.1  # below in expectation: the test would see a bias, since the weights vary
-
-
-def test_two_temperatures_are_importance_weighting():
-    model, x = Blurred(), images(400)
-    two = ais(model, x, chains=4, temperatures=2, generator=seeded()) - model.log_evidence(x)
-    weighted = iwae(model, x, samples=4, generator=seeded(1)) - model.log_evidence(x)
-    assert two.mean().item() == pytest.approx(weighted.mean().item(), abs=0.12)
-    assert two.std().item() == pytest.approx(weighted.std().item(), rel=0.15)
-
-
-def test_ais_is_the_integral_over_a_grid():
-    model, x = curved_vae()
-    axis = torch.linspace(-5, 5, 101, dtype=torch.float64)
-    z = torch.cartesian_prod(axis, axis)
-    with torch.no_grad():
-        logits = torch.cat([model.logits(part) for part in z.split(4096)])
-    joint = torch.stack([model.likelihood.log_prob(one, logits) for one in x]) + model.log_prior(z)
-    exact = joint.logsumexp(1) + 2 * (axis[1] - axis[0]).log()
-    estimate = ais(model, x, chains=128, generator=seeded())
-    assert estimate.dtype == torch.float64
-    torch.testing.assert_close(estimate, exact, rtol=0, atol=0.05)
-    assert ((exact - iwae(model, x, samples=128, generator=seeded())).abs() > 0.1).any()
-
-
-def test_ais_serves_a_hierarchy_too():
-    torch.manual_seed(0)
-    model = hierarchical_vae(image_shape=(1, 16, 16), channels=8, groups=((2, 1), (4, 1), (8, 1))).eval()
-    x = torch.rand(2, 1, 16, 16, generator=seeded())
-    estimate = ais(model, x, chains=4, temperatures=6, leapfrog_steps=1, generator=seeded())
-    assert estimate.mean() > elbo(model, x.repeat(64, 1, 1, 1), samples=1, generator=seeded()).mean() + 1
 
 
 def test_the_posterior_ratio_is_that_of_the_exact_posterior():
@@ -147,21 +75,11 @@ def test_a_model_in_training_mode_is_refused_everywhere():
     model, x = vae(image_shape=(1, 8, 8), latent_dim=2, net="mlp").train(), torch.rand(2, 1, 8, 8)
     z = torch.zeros(2, 4, 2)
     for call in (
-        lambda: ais(model, x),
         lambda: posterior_ratio(model, x, z[:, 0], z[:, 1]),
         lambda: likelihood_tilt(model, x, x, z),
     ):
         with pytest.raises(ValueError, match=r"model\.eval\(\)"):
             call()
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [{"temperatures": 1}, {"chains": 0}, {"leapfrog_steps": 2.5}, {"chunk": 0}, {"step_size": 0.0}],
-)
-def test_settings_of_ais_out_of_range_are_refused(wrong):
-    with pytest.raises(ValueError, match=next(iter(wrong))):
-        ais(LinearGaussian(), images(5), **wrong)
 
 
 X, Z = images(5), torch.zeros(5, 7, 3)

@@ -21,7 +21,7 @@ from vaenb.data import load
 from vaenb.defences.refit import refit_encoder
 from vaenb.defences.repair import repair
 from vaenb.distributions import DiagonalGaussian, Point
-from vaenb.metrics.likelihood import ais, bits_per_dim, elbo, iwae, shortfall
+from vaenb.metrics.likelihood import bits_per_dim, elbo, iwae, shortfall
 from vaenb.models import VAE, DeterministicAE, deterministic_ae, hierarchical_vae, seatbelt, vae
 from vaenb.models.likelihoods import Bernoulli, ContinuousBernoulli, Gaussian
 from vaenb.models.regularizers import mmd, shapiro_wilk
@@ -307,14 +307,13 @@ METHODS = {
     "shortfall": lambda model, x: shortfall(model, x, x.flip(0)),
     "elbo": elbo,
     "iwae": iwae,
-    "ais": lambda model, x: ais(model, x, chains=1, temperatures=2),
     "hmc.repair": lambda model, x: repair(model, x, num_samples=1, warmup=1),
 }
 NOT_DEFINED = {
     "dae": {
         **dict.fromkeys(["encoder.attack skl", "encoder.attack kl_forward", "encoder.attack kl_reverse"], "no KL"),
         **dict.fromkeys(["penalized.attack"], "no KL"),
-        **dict.fromkeys(["elbo", "iwae", "ais", "hmc.repair", "encoder.attack output"], "no ELBO"),
+        **dict.fromkeys(["elbo", "iwae", "hmc.repair", "encoder.attack output"], "no ELBO"),
     }
 }
 

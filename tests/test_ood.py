@@ -77,10 +77,9 @@ def test_no_image_knows_of_another_and_chunks_change_nothing(count, chunk):
     torch.testing.assert_close(scored(512), scored(chunk))
 
 
-@pytest.mark.parametrize("score", [ood.likelihood_regret, ood.encoder_regret])
-def test_a_seed_gives_the_same_again_and_another_does_not(score):
+def test_a_seed_gives_the_same_again_and_another_does_not():
     def scored(seed: int) -> Tensor:
-        return score(small(), torch.full((2, 1, 16, 16), 0.7), steps=3, generator=seeded(seed))
+        return ood.likelihood_regret(small(), torch.full((2, 1, 16, 16), 0.7), steps=3, generator=seeded(seed))
 
     assert scored(0).equal(scored(0))
     assert not scored(0).equal(scored(1))
@@ -97,54 +96,19 @@ def test_what_a_vae_gains_does_not_depend_on_the_road():
     assert all(p.grad is None for p in model.parameters())
 
 
-def test_refitting_the_encoder_gains_the_kl_too():
-    model, x = Module().eval(), images(2)
-    regret = ood.encoder_regret(model, x, steps=200, lr=4e-3, samples=512, generator=seeded())
-    torch.testing.assert_close(regret, gap(model, x), rtol=0, atol=0.3)
-    latent = ood.likelihood_regret(model, x, samples=512, generator=seeded())
-    torch.testing.assert_close(regret, latent, rtol=0, atol=0.3)
-
-
-def test_each_image_is_refitted_by_itself():
-    model, x, generator = small("conv001"), torch.rand(3, 1, 16, 16, generator=seeded()), seeded(1)
-    together = ood.encoder_regret(model, x, steps=4, lr=1e-3, generator=seeded(1))
-    alone = [ood.encoder_regret(model, one, steps=4, lr=1e-3, generator=generator) for one in x.split(1)]
-    torch.testing.assert_close(together, torch.cat(alone))
-    assert (together != 0).all()
-
-
-@pytest.mark.parametrize("interrupted", [False, True])
-def test_the_given_model_stays_as_it_is(monkeypatch, interrupted):
-    model, x = small("conv001"), torch.rand(2, 1, 16, 16, generator=seeded())
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    if interrupted:
-
-        def stop(self):
-            raise KeyboardInterrupt
-
-        monkeypatch.setattr(torch.optim.Adam, "step", stop)
-        with pytest.raises(KeyboardInterrupt):
-            ood.encoder_regret(model, x, steps=2)
-    else:
-        ood.encoder_regret(model, x, steps=2, lr=0.01)
-    assert all(value.equal(before[name]) for name, value in model.state_dict().items())
-    assert all(p.requires_grad and p.grad is None for p in model.parameters()) and not model.training
-
-
-def test_a_hierarchy_has_the_regret_of_its_encoder_only():
+def test_a_hierarchy_is_sent_to_the_other_regret():
     torch.manual_seed(0)
     deep = hierarchical_vae(image_shape=(1, 16, 16), channels=8, groups=((2, 1), (4, 1), (8, 1))).eval()
     belt = seatbelt(image_shape=(1, 16, 16), latent_dim=3, layers=2, size=100, net="mlp").eval()
     x = torch.rand(2, 1, 16, 16, generator=seeded())
     for model in (deep, belt):
-        with pytest.raises(NotDefined, match="encoder_regret"):
+        with pytest.raises(NotDefined, match="hmc_regret"):
             ood.likelihood_regret(model, x)
-    assert (ood.encoder_regret(deep, x, steps=10, lr=1e-3, generator=seeded()) > 0).all()
 
 
 def test_a_deterministic_autoencoder_has_no_regret():
     model, x = deterministic_ae(image_shape=(1, 8, 8), latent_dim=2, net="mlp").eval(), torch.rand(2, 1, 8, 8)
-    for score in (ood.likelihood_regret, ood.encoder_regret, ood.hmc_regret):
+    for score in (ood.likelihood_regret, ood.hmc_regret):
         with pytest.raises(NotDefined):
             score(model, x)
 
@@ -159,17 +123,8 @@ def test_hmc_regret_is_the_difference_of_mean_joint_log_densities(model):
     assert found.mean().item() == pytest.approx(expected.mean().item(), abs=0.15)
 
 
-def test_what_has_no_encoder_can_not_be_refitted():
-    bare = Module().eval()
-    bare.posterior = LinearGaussian().posterior
-    del bare.encoder
-    for model in (LinearGaussian(), bare):
-        with pytest.raises(TypeError, match="encoder"):
-            ood.encoder_regret(model, images())
-
-
-REGRETS = [ood.likelihood_regret, ood.encoder_regret]
-SCORES = [*REGRETS, ood.hmc_regret, ood.bias_corrected]
+REGRET = [ood.likelihood_regret]
+SCORES = [*REGRET, ood.hmc_regret, ood.bias_corrected]
 
 
 @pytest.mark.parametrize(
@@ -178,10 +133,10 @@ SCORES = [*REGRETS, ood.hmc_regret, ood.bias_corrected]
         (SCORES, {"x": torch.rand(2, 1, 16, 16) * 255}, ValueError, "x: "),
         (SCORES, {"model": object()}, TypeError, "model: "),
         (SCORES, {"samples": 0}, ValueError, "samples: "),
-        (REGRETS, {"steps": 0}, ValueError, "steps: "),
-        (REGRETS, {"lr": 0}, ValueError, "lr: "),
-        (REGRETS, {"lr": math.nan}, ValueError, "lr: "),
-        (REGRETS[:1], {"lr": 1e4, "steps": 5}, ValueError, "lr: the ELBO of image"),
+        (REGRET, {"steps": 0}, ValueError, "steps: "),
+        (REGRET, {"lr": 0}, ValueError, "lr: "),
+        (REGRET, {"lr": math.nan}, ValueError, "lr: "),
+        (REGRET, {"lr": 1e4, "steps": 5}, ValueError, "lr: the ELBO of image"),
     ],
 )
 def test_bad_input_is_named(scores, wrong, error, says):
@@ -193,9 +148,8 @@ def test_bad_input_is_named(scores, wrong, error, says):
 
 def test_an_image_alone_and_a_constant_one_have_scores():
     x = torch.zeros(1, 1, 16, 16)
-    for score in (ood.likelihood_regret, ood.encoder_regret, ood.hmc_regret, ood.bias_corrected):
-        few = {"steps": 5} if score is ood.encoder_regret else {}
-        found = score(small(), x, generator=seeded(), **few)
+    for score in SCORES:
+        found = score(small(), x, generator=seeded())
         assert found.shape == (1,) and found.isfinite().all() and not found.requires_grad
 
 

@@ -160,7 +160,7 @@ def fader():
         "ELBO": lambda images: elbo(model, images, samples=2, generator=seeded()),
     }
     usual = torch.rand(200, 1, 4, 4, generator=seeded(2))
-    return ContrastExplorer(scores, x, {name: score(usual) for name, score in scores.items()}, chunk=50), model
+    return ContrastExplorer(scores, x, {name: score(usual) for name, score in scores.items()}), model
 
 
 @pytest.mark.parametrize(("contrast", "brightness", "i"), [(1.0, 0.0, 0), (0.0, 0.0, 1), (0.3, -0.2, 2), (1.5, 0.4, 1)])
@@ -225,7 +225,6 @@ def brightness_of(x):
         ({"reference": {"s": torch.zeros(3, 1)}}, ValueError, r"reference\['s'\]: one number"),
         ({"scores": {"s": lambda x: x.mean((2, 3))}}, ValueError, r"scores\['s'\], what it gives: one number"),
         ({"scores": {"s": lambda x: brightness_of(x).log()}}, ValueError, r"scores\['s'\], what it gives: NaN"),
-        ({"chunk": 0}, ValueError, "chunk: a whole number"),
     ],
 )
 def test_a_fader_of_bad_input_is_refused(change, error, message):

@@ -303,14 +303,13 @@ def test_a_finite_data_set_of_narrow_posteriors_is_not_the_law_behind_it():
     assert -0.5 * torch.logdet(sigma) < 1.1 and tc(q, z[:256], estimator="exact") > 8
 
 
-@pytest.mark.parametrize("estimator", ["mss", "mss_published", "mws"])
-def test_at_beta_one_the_total_correlation_loss_is_a_draw_of_the_kl(estimator):
+def test_at_beta_one_the_total_correlation_loss_is_a_draw_of_the_kl():
     q = DiagonalGaussian(codes(16, 3), codes(16, 3, 1))
     z = q.rsample(generator=seeded())
-    penalty, statistics = TotalCorrelation(100, estimator=estimator)(q, z)
+    penalty, statistics = TotalCorrelation(100)(q, z)
     one_draw = (q.log_prob(z) - Normal(0.0, 1.0).log_prob(z).sum(1)).mean()
     assert penalty.item() == pytest.approx(one_draw.item())
-    six, _ = TotalCorrelation(100, beta=6.0, estimator=estimator)(q, z)
+    six, _ = TotalCorrelation(100, beta=6.0)(q, z)
     assert six.item() == pytest.approx((penalty + 5 * statistics["tc"]).item())
 
 
@@ -358,7 +357,6 @@ def test_a_point_has_no_total_correlation_and_no_kl():
         (lambda: ShapiroWilk(float("inf")), "beta: a finite weight"),
         (lambda: ShapiroWilk(projections=-1), "projections: a whole number ≥ 0"),
         (lambda: TotalCorrelation(10, float("nan")), "beta: a finite weight"),
-        (lambda: TotalCorrelation(10, estimator="exact"), "estimator: one of mss, mss_published, mws expected"),
     ],
 )
 def test_bad_settings_are_refused(build, says):

@@ -125,7 +125,7 @@ class Experiment:
                 models[name].append(model)
         return models
 
-    def zoo(self, names: Mapping[str, str], *, runs: int | None = None, progress: bool = True) -> dict[str, list[Any]]:
+    def zoo(self, names: Mapping[str, str], *, runs: int | None = None) -> dict[str, list[Any]]:
         """Reference models of the zoo by label: the training runs of {"KLD": "mnist/kld"}.
 
         In the quick profile it is the zoo's own, which is the run of seed 100, unless the notebook's parameter `train`
@@ -141,7 +141,7 @@ class Experiment:
             lessons, held_out = (images.to(self.device) for images in entry.images())
             recipe: Recipe = {**entry.training, "validation": held_out}
             builders = {label: (entry.build, entry.arguments)}
-            models |= self.train(builders, lessons, runs=runs, progress=progress, **recipe)
+            models |= self.train(builders, lessons, runs=runs, **recipe)
         return models
 
     def measure(self, function: Callable[..., Tensor], *models: Sequence[Any]) -> np.ndarray:
@@ -278,7 +278,7 @@ class Experiment:
             recorded.append(f"{claim.id}: {cell.name}")
         return recorded
 
-    def longer(self, names: Mapping[str, str], *, progress: bool = True) -> tuple[dict[str, list[Any]], float]:
+    def longer(self, names: Mapping[str, str]) -> tuple[dict[str, list[Any]], float]:
         """Models as `zoo` gives, of the first seed, trained for 4/3 of their passes; and the gain in nats a pixel.
 
         The gain is the largest fall of the loss on the recipes' validation images.
@@ -289,7 +289,7 @@ class Experiment:
             entry = zoo.recipe(name)
             lessons, held_out = (images.to(self.device) for images in entry.images())
             recipe: Recipe = {**entry.training, "seed": self.seeds[0], "validation": held_out}
-            (_, before), (model, after) = lengthened(entry.build, entry.arguments, lessons, progress=progress, **recipe)
+            (_, before), (model, after) = lengthened(entry.build, entry.arguments, lessons, **recipe)
             models[label] = [model]
             gains.append(gain(model, before, after, lessons))
         return models, max(gains)

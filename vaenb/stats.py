@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike
 from scipy import stats
 from scipy.special import stdtr, stdtrit
 
-from vaenb.checks import check_choice, check_counts, check_number, check_whole
+from vaenb.checks import check_choice, check_counts, check_number
 
 Statistic = Callable[[np.ndarray], float]
 Groups = Sequence[Sequence["Values"]]  # cells of a group share runs and images
@@ -53,14 +53,6 @@ class Estimate:
             raise ValueError(f"effect, low and high must be finite, got {self.effect}, {self.low}, {self.high}")
         if self.low > self.high:
             raise ValueError(f"low must not exceed high, got low={self.low}, high={self.high}")
-        for name in ("n", "runs"):
-            if getattr(self, name) is not None:
-                check_whole(name, getattr(self, name))
-                object.__setattr__(self, name, int(getattr(self, name)))
-        if self.error is not None:
-            check_number("error", self.error, "a finite standard error ≥ 0", least=0)
-        if self.df is not None:
-            check_number("df", self.df, "finite degrees of freedom above 0", above=0)
 
     def __str__(self) -> str:
         """As in "0.136 [0.120, 0.152]": two significant digits of half the width decide the decimals."""
@@ -108,60 +100,46 @@ class Values:
         return Values(-self.array, effect, self.median)
 
 
-def crossed(values: ArrayLike, *, confidence: float = 0.95) -> Estimate:
-    """Estimate the mean of values (S, N) with an interval over runs and images.
+def crossed(values: ArrayLike) -> Estimate:
+    """Estimate the mean of values (S, N) with a 95 % interval over runs and images.
 
     S = 1 (nothing was trained) goes over images alone, N = 1 (a statistic of each run) over runs alone. Whole numbers
     (labels, shares, their differences) have some width where no image changed: see `variance`.
     """
-    return pooled([[Values(_table("values", values))]], confidence=confidence)
+    return pooled([[Values(_table("values", values))]])
 
 
-def jackknife(values: ArrayLike, statistic: Statistic, *, confidence: float = 0.95) -> Estimate:
+def jackknife(values: ArrayLike, statistic: Statistic) -> Estimate:
     """Estimate the mean over runs of a smooth statistic of the images, values (S, N, ...).
 
     `statistic` maps one run's (N, ...) to a number: an AUROC, a slope, a ratio, a Fréchet distance. Around the mean of
     the runs' statistics lies the crossed interval of their pseudo-values; of a mean, that is `crossed`.
     """
-    return pooled([[jackknifed(values, statistic)]], confidence=confidence)
-
-
-def median(values: ArrayLike, *, confidence: float = 0.95) -> Estimate:
-    """Estimate the mean over runs of the median over images, values (S, N).
-
-    The standard error is a two-way bootstrap's, with runs and images drawn anew, and t has S − 1 degrees of freedom
-    (N − 1 where nothing was trained).
-    """
-    return pooled([[Values(_table("values", values), median=True)]], confidence=confidence)
+    return pooled([[jackknifed(values, statistic)]])
 
 
 def jackknifed(values: ArrayLike, statistic: Statistic) -> Values:
-    """A cell for `pooled` of a smooth statistic of each run's images, values (S, N, ...)."""
-    x = _numbers("values", values)
-    pseudo = pseudo_values(x, statistic)
-    each = [float(statistic(run)) for run in x]
-    return Values(pseudo, effect=float(np.mean(each)))
+    """A cell for `pooled` of a smooth statistic T of each run's images, values (S, N, ...), N >= 2.
 
-
-def pseudo_values(values: ArrayLike, statistic: Statistic) -> np.ndarray:
-    """Give N·T_s − (N − 1)·T_(s, without i) for each run s and image i, (S, N), of values (S, N, ...), N >= 2."""
+    Its pseudo-values are N·T_s − (N − 1)·T_(s, without i) for each run s and image i, (S, N).
+    """
     x = _numbers("values", values)
     if x.ndim < 2 or x.shape[1] < 2:
         raise ValueError(f"values: (S, N, ...) with at least 2 images expected, got shape {x.shape}")
     runs, images = x.shape[:2]
-    pseudo = np.empty((runs, images))
+    pseudo, each = np.empty((runs, images)), np.empty(runs)
     for s in range(runs):
-        whole = float(statistic(x[s]))
+        each[s] = float(statistic(x[s]))
         for i in range(images):
             without = float(statistic(np.delete(x[s], i, axis=0)))
-            pseudo[s, i] = images * whole - (images - 1) * without
+            pseudo[s, i] = images * each[s] - (images - 1) * without
     if not np.isfinite(pseudo).all():
         raise ValueError("statistic: finite numbers expected with any one image left out, got NaN or infinite ones")
-    return pseudo
+    return Values(pseudo, effect=float(each.mean()))
 
 
-def pooled(groups: Groups, *, cells: int | None = None, confidence: float = 0.95) -> Estimate:
-    """Estimate the mean over cells, each with the same weight.
+def pooled(groups: Groups, *, cells: int | None = None) -> Estimate:
+    """Estimate the mean over cells, each with the same weight, with its 95 % interval.
 
     The cells of a group share their runs and images, so that their arrays, all (S, N), are averaged element by
     element before the interval is taken. Groups share nothing (other data, other training runs): their variances add,
@@ -170,44 +148,32 @@ def pooled(groups: Groups, *, cells: int | None = None, confidence: float = 0.95
     The sum is divided by the number of `cells`, all of them by default. A cell that is a difference of two data sets
     stands in both groups, as `values` and `-values`, and counts once.
     """
-    check_number("confidence", confidence, "a number between 0 and 1", above=0, below=1)
     if not groups or not all(groups):
         raise ValueError("groups: at least one group, and a cell in each, expected, got an empty one")
     parts = [_group(group) for group in groups]
-    return combined(parts, _weights(groups, cells), confidence=confidence)
+    effect = total = spread = 0.0
+    for part, weight in zip(parts, _weights(groups, cells), strict=True):
+        square = (weight * (part.error or 0.0)) ** 2
+        effect += weight * part.effect
+        total += square
+        spread += square**2 / (part.df or _NORMAL)
+    error = math.sqrt(total)
+    df = total**2 / spread if spread else None
+    half = _half_width(error, df)
+    n = min((part.n for part in parts if part.n), default=None)
+    runs = min((part.runs for part in parts if part.runs), default=None)
+    return Estimate(effect, effect - half, effect + half, n=n, runs=runs, error=error, df=df)
+
+
+def _half_width(error: float, df: float | None) -> float:
+    """Of Student's 95 % interval."""
+    return error * float(stdtrit(df or _NORMAL, 0.975))
 
 
 def _weights(groups: Groups, cells: int | None) -> list[float]:
     sizes = [len(group) for group in groups]
     total = cells or sum(sizes)
     return [size / total for size in sizes]
-
-
-def difference(a: Estimate, b: Estimate, *, confidence: float = 0.95) -> Estimate:
-    """Estimate a − b of two estimates that share neither runs nor images, such as those of two data sets."""
-    return combined([a, b], [1, -1], confidence=confidence)
-
-
-def combined(estimates: Sequence[Estimate], weights: Sequence[float], *, confidence: float = 0.95) -> Estimate:
-    """Estimate a weighted sum of estimates that share neither runs nor images: variances add, df by Satterthwaite.
-
-    `runs` and `n` are the smallest of theirs. Raises ValueError where an estimate has no standard error.
-    """
-    effect = total = spread = 0.0
-    for part, weight in zip(estimates, weights, strict=True):
-        if part.error is None:
-            raise ValueError("estimates: each with a standard error expected; make them with crossed or pooled")
-        square = (weight * part.error) ** 2
-        effect += weight * part.effect
-        total += square
-        spread += square**2 / (part.df or _NORMAL)
-    error = math.sqrt(total)
-    df = total**2 / spread if spread else None
-    half = error * float(stdtrit(df or _NORMAL, (1 + confidence) / 2))
-    n = min((part.n for part in estimates if part.n), default=None)
-    runs = min((part.runs for part in estimates if part.runs), default=None)
-    low, high = effect - half, effect + half
-    return Estimate(effect, low, high, n=n, runs=runs, error=error, df=df)
 
 
 def variance(values: np.ndarray, *, whole: bool = False) -> tuple[np.ndarray, np.ndarray]:
@@ -302,19 +268,19 @@ def _effect(cell: Values) -> float:
     return float(cell.array.mean())
 
 
-def _median_error(arrays: np.ndarray, resamples: int = 2000, seed: int = 0) -> tuple[float, float]:
+def _median_error(arrays: np.ndarray) -> tuple[float, float]:
     """Two-way bootstrap's standard error of the mean over cells and runs of the median, arrays (cells, S, N)."""
     runs, images = arrays.shape[1:]
-    rng = np.random.default_rng(seed)
-    draws = np.empty(resamples)
-    for k in range(resamples):
+    rng = np.random.default_rng(0)
+    draws = np.empty(2000)
+    for k in range(len(draws)):
         some = arrays[:, :, rng.integers(images, size=images)]
         medians = np.median(some, axis=-1).mean(0)  # (S,)
         draws[k] = medians[rng.integers(runs, size=runs)].mean()
     return float(draws.std(ddof=1)), runs - 1 if runs > 1 else images - 1
 
 
-def holm(p_values: Sequence[float], level: float = 0.025) -> list[bool]:
+def holm(p_values: Sequence[float], level: float) -> list[bool]:
     """Which hypotheses are rejected when the chance of any false rejection is to be `level` (Holm 1979)."""
     rejected = [False] * len(p_values)
     order = np.argsort(p_values)
@@ -340,16 +306,14 @@ class Design:
         return f"{self.runs} training runs of {self.images:,} images"
 
 
-def needed(
-    groups: Groups, edges: Sequence[float], *, cells: int | None = None, confidence: float = 0.95
-) -> Design | None:
+def needed(groups: Groups, edges: Sequence[float], *, cells: int | None = None) -> Design | None:
     """Give the smallest S·N (S <= 100, N <= 10,000, neither below today's, and not both today's) that would settle it.
 
     `groups` and `cells` as for `pooled`; each group gets this design. The interval would then hold none of the `edges`
     (a bound, or the two ends of its margin) if the effect and the variances were today's: even odds, no promise. None:
     no such design.
     """
-    now = pooled(groups, cells=cells, confidence=confidence)
+    now = pooled(groups, cells=cells)
     distance = min(abs(now.effect - edge) for edge in edges)
     today = groups[0][0].array.shape
     components = _components(groups, _weights(groups, cells), now.error or 0.0)
@@ -357,7 +321,7 @@ def needed(
     for runs in _at_least(today[0], _RUNS):
         for images in _at_least(today[1], _IMAGES):
             error, df = _expected(components, runs, images)
-            half = error * float(stdtrit(df * len(groups) or _NORMAL, (1 + confidence) / 2))
+            half = _half_width(error, df * len(groups))
             more = (runs, images) != today
             if more and runs * images < least and half < distance:
                 best, least = Design(runs, images), runs * images
@@ -405,7 +369,11 @@ def bootstrap(
     A little narrow where images are few: of a normal sample's mean, 10 images give 87 %, 24 give 91 % and 40 give 93 %;
     see `expanded`.
     """
-    x = _checked_rows(values, confidence, resamples)
+    x = _numbers("values", values)
+    if x.ndim == 0 or len(x) < 2:
+        raise ValueError(f"values must hold at least 2 images along axis 0, got shape {x.shape}")
+    check_number("confidence", confidence, "a number between 0 and 1", above=0, below=1)
+    check_counts(resamples=resamples)
     found = stats.bootstrap(
         (np.arange(len(x)),),
         lambda rows: float(statistic(x[rows])),
@@ -419,13 +387,13 @@ def bootstrap(
     return Estimate(float(statistic(x)), float(low), float(high), n=len(x))
 
 
-def expanded(images: int, confidence: float = 0.95) -> float:
-    """The confidence to ask of `bootstrap` so that its interval of so few images covers as often as `confidence` says.
+def expanded(images: int) -> float:
+    """The confidence to ask of `bootstrap` so that its interval of so few images covers in 95 % of cases.
 
     Percentiles at Φ(∓√(n/(n−1)) t), t the quantile of Student's distribution, which widen a normal sample's interval to
     Student's (Hesterberg, 2015, *The American Statistician* 69, section 5.3). For 2 images or more.
     """
-    width = stats.t.ppf((1 + confidence) / 2, images - 1) * np.sqrt(images / (images - 1))
+    width = stats.t.ppf(0.975, images - 1) * np.sqrt(images / (images - 1))
     return min(float(1 - 2 * stats.norm.sf(width)), 1 - 1e-9)  # two images ask for more than a float can say
 
 
@@ -453,13 +421,4 @@ def _table(name: str, values: ArrayLike, *, least: int = 2) -> np.ndarray:
             f"{name}: (S, N), runs × images, at least {least} of one, expected, got shape {x.shape}; "
             "values of one run are values[None]"
         )
-    return x
-
-
-def _checked_rows(values: ArrayLike, confidence: float, resamples: int) -> np.ndarray:
-    x = _numbers("values", values)
-    if x.ndim == 0 or len(x) < 2:
-        raise ValueError(f"values must hold at least 2 images along axis 0, got shape {x.shape}")
-    check_number("confidence", confidence, "a number between 0 and 1", above=0, below=1)
-    check_counts(resamples=resamples)
     return x

@@ -79,20 +79,19 @@ def spectral_attack(
     z: Tensor,
     *,
     eps: float | Tensor,
-    distance: Distance = mean_squared_error,
     iterations: int = 10,
     generator: torch.Generator | None = None,
     chunk: int = 512,
 ) -> AttackResult:
     """Move z (N, D) by `eps` (L2; a number or (N,)) along ±v₁, the decoder's most sensitive direction at z.
 
-    The sign is the one that `distance` likes better; `restart_losses` (2, N) has both. The cost is all that was
+    The sign is the one with the larger squared error; `restart_losses` (2, N) has both. The cost is all that was
     spent: `gradient_calls` = 2·iterations, one jvp and one vjp each, and `forward_calls` = 4, to decode z, to build
     the graph that the iterations share, and to try two signs. So a call here is a backward pass, and one of
     `attack`, which does not count its decoding of z, a forward and a backward pass. Where the Jacobian is 0 the input
     is `stuck`, and a UserWarning gives the share. Errors: see `top_singular`.
     """
-    loss_fn = loss(model, z, distance=distance, chunk=chunk)
+    loss_fn = loss(model, z, chunk=chunk)
     ball = ball_around(z, eps, norm="l2")
     sigma, v = top_singular(model.decode, z, iterations=iterations, generator=generator, chunk=chunk)
     ends = [ball.project(ball.center + sign * ball.radius * v) for sign in (1, -1)]

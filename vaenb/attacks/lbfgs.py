@@ -87,10 +87,11 @@ def minimize(
 
 
 def joined(parts: list) -> Any:
-    """Put together what was found for the chunks of a batch: dataclasses of tensors, with a row for each input."""
+    """Put together what was found for the chunks of a batch: dataclasses of tensors with a row for each input."""
     whole = {}
     for field in fields(parts[0]):
-        whole[field.name] = torch.cat([getattr(part, field.name) for part in parts])
+        values = [getattr(part, field.name) for part in parts]
+        whole[field.name] = torch.cat(values) if isinstance(values[0], Tensor) else values[0]  # what all have alike
     return type(parts[0])(**whole)
 
 

@@ -28,14 +28,14 @@ def query_attack(
     eps: float | Tensor,
     target: str | Tensor | None = None,
     distance: Distance = mean_squared_error,
-    norm: str = "l2",
     queries: int = 300,
     restarts: int = 2,
     generator: torch.Generator | None = None,
     chunk: int = 512,
 ) -> AttackResult:
-    """Attack latents z (N, D) within `eps` by at most `queries` images decoded for each, with `latent.attack`'s rest.
+    """Attack latents z (N, D) within `eps` (L2) by at most `queries` images decoded for each.
 
+    `target` and `distance` are as in `latent.attack`.
     The queries are shared out among the restarts, and `forward_calls` says how many were made: one for Dec(z), then
     for each restart those of its search and one to look at what it found; `gradient_calls` is 0. The best point seen
     is returned. All rows and restarts try the same directions, from starts of their own.
@@ -47,7 +47,7 @@ def query_attack(
     if tries < 0:
         raise ValueError(f"queries: at least {1 + 2 * restarts} expected for {restarts} restart(s), got {queries}")
     loss_fn = loss(model, z, target=target, distance=distance, generator=generator, chunk=chunk)
-    ball = ball_around(z, eps, norm=norm)
+    ball = ball_around(z, eps, norm="l2")
     directions = _directions(z, tries, generator)
     starts = [ball.uniform(generator) for _ in range(restarts)]
     sign = 1.0 if target is None else -1.0
@@ -62,13 +62,11 @@ def query_attack(
 def _climb(loss_fn: LossFn, x: Tensor, index: Tensor, ball: Ball, directions: Tensor, sign: float) -> Tensor:
     """Climb sign·loss from x (M, D) along `directions` (T, D), one query a step and row."""
     value = sign * evaluate(loss_fn, x, index)
-    # In the L∞ ball further, for a unit step of u moves a coordinate by 1/√D.
-    reach = ball.radius * x.shape[1] ** 0.5 if ball.norm == "linf" else ball.radius
     move = torch.zeros_like(x)
-    mirrored = torch.zeros_like(reach, dtype=torch.bool)
+    mirrored = torch.zeros_like(ball.radius, dtype=torch.bool)
     for step, u in enumerate(directions):
         move = torch.where(mirrored, -move, u)
-        stride = 0.1 ** (step / len(directions)) * reach
+        stride = 0.1 ** (step / len(directions)) * ball.radius
         x_new = ball.project(x + stride * move)
         value_new = sign * evaluate(loss_fn, x_new, index)
         better = value_new > value

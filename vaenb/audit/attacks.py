@@ -9,6 +9,7 @@ three spreads are one distance. The encoder is attacked through the image, L∞,
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -132,31 +133,17 @@ def climb(
     """PGD in a surface's norm and box, from the seed's beginning."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*had no gradient to follow")  # the report says it
-        return pgd.pgd(
-            loss_fn,
-            inputs,
-            eps=eps,
-            steps=steps,
-            restarts=restarts,
-            norm=where.norm,
-            clip=where.clip,
-            generator=bench.rng(),
-            chunk=bench.chunk,
-        )
+        return pgd.pgd(loss_fn, inputs, eps=eps, steps=steps, restarts=restarts, **_within(bench, where))
+
+
+def _within(bench: Bench, where: Surface) -> dict[str, Any]:
+    return {"norm": where.norm, "clip": where.clip, "generator": bench.rng(), "chunk": bench.chunk}
 
 
 def stepped(bench: Bench, where: Surface) -> DDCurve:
     """The control: one random step of each length."""
     repeated, eps = _repeated(where)
-    found = pgd.random_direction(
-        where.loss(repeated),
-        repeated,
-        eps=eps,
-        norm=where.norm,
-        clip=where.clip,
-        generator=bench.rng(),
-        chunk=bench.chunk,
-    )
+    found = pgd.random_direction(where.loss(repeated), repeated, eps=eps, **_within(bench, where))
     return _curve(bench, where, found.adversarial)
 
 

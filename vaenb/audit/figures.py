@@ -1,5 +1,7 @@
 """The figures of an audit, one message each."""
 
+from collections.abc import Iterable
+
 import plotly.graph_objects as go
 import torch
 from plotly.subplots import make_subplots
@@ -113,12 +115,16 @@ def _beside(report: Report, band: Band) -> go.Figure:
 
 
 def _repair(report: Report) -> go.Figure:
+    return _rows(report, "repair", _REPAIRS, title="Repair by HMC", x="SSIM to the clean reconstruction")
+
+
+def _rows(report: Report, group: str, names: Iterable[str], title: str, x: str) -> go.Figure:
+    """The measures of a group that were estimated, a row each."""
     rows: dict[str, Estimate] = {}
-    for name in _REPAIRS:
-        if found := report.estimate(f"repair: {name}"):
+    for name in names:
+        if found := report.estimate(f"{group}: {name}"):
             rows[name] = found
-    fig = intervals({"": rows}, title="Repair by HMC", x="SSIM to the clean reconstruction")
-    return fig.update_layout(showlegend=False)
+    return intervals({"": rows}, title=title, x=x).update_layout(showlegend=False)
 
 
 def _outside(report: Report) -> dict[str, dict[str, Estimate]]:
@@ -133,13 +139,9 @@ def _outside(report: Report) -> dict[str, dict[str, Estimate]]:
 
 
 def _labels(report: Report) -> go.Figure:
-    rows: dict[str, Estimate] = {}
-    for name in report.measures:
-        found = report.estimate(name)
-        if name.startswith("labels: ") and found:
-            rows[name.removeprefix("labels: ")] = found
-    fig = intervals({"": rows}, title="Labels that a linear probe reads from codes", x="share that is right")
-    return fig.update_layout(showlegend=False)
+    names = [name.removeprefix("labels: ") for name in report.measures if name.startswith("labels: ")]
+    title = "Labels that a linear probe reads from codes"
+    return _rows(report, "labels", names, title=title, x="share that is right")
 
 
 def _latents(report: Report) -> go.Figure:

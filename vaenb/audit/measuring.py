@@ -1,13 +1,12 @@
 """The parts of an audit that are no attacks: quality, codes, what HMC repairs, a probe of labels, OOD scores."""
 
-from dataclasses import fields
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from vaenb.attacks.lbfgs import joined
 from vaenb.audit.attacks import RADII
 from vaenb.audit.bench import POINT, Bench, tried
 from vaenb.audit.budget import DRAWS, REGRET_STEPS
@@ -118,11 +117,7 @@ def chains_of(bench: Bench, x: Tensor) -> Chains:
     parts = []
     for part in x.split(bench.chunk):
         parts.append(repair(bench.model, part, generator=generator, chunk=min(64, bench.chunk)))
-    joined: dict[str, Any] = {}
-    for field in fields(Chains):
-        values = [getattr(part, field.name) for part in parts]
-        joined[field.name] = torch.cat(values) if isinstance(values[0], Tensor) else values[0]
-    return Chains(**joined)
+    return joined(parts)
 
 
 def _put_chains(bench: Bench, chains: Chains, clean: Chains) -> None:

@@ -88,10 +88,10 @@ def _group(name: str) -> str:
     return name
 
 
-def make(name: str, *, progress: bool = True) -> None:
+def make(name: str) -> None:
     """Audit one of the zoo's autoencoders on its small set by the standard budget, and store the numbers."""
     about = zoo.card(name)
-    report = of_zoo(name, progress=progress)
+    report = of_zoo(name)
     measures = {}
     for measure in report.measures:
         if found := report.estimate(measure):

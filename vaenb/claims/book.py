@@ -141,24 +141,16 @@ def _text(name: str) -> str:
 
 
 def _cell(row: dict[str, str]) -> Cell:
-    return Cell(
-        claim=row["claim"],
-        name=row["cell"],
-        measure=row["measure"],
-        statistic=row["statistic"],
-        arrays=_names(row["arrays"]),
-        levels=_numbers(row["levels"]),
-        data=row["data"],
-        size=int(row["size"] or 0),
-        model=row["model"],
-        attack=row["attack"],
-        radii=_numbers(row["radius"]),
-        images=int(row["images"]),
-        runs=int(row["runs"]),
-        gates=_names(row["gates"]),
-        published=float(row["published"]) if row["published"] else None,
-        note=row["note"],
-    )
+    fields: dict[str, Any] = dict(row)
+    fields["name"] = fields.pop("cell")
+    fields["radii"] = _numbers(fields.pop("radius"))
+    fields["levels"] = _numbers(row["levels"])
+    for name in ("arrays", "gates"):
+        fields[name] = _names(row[name])
+    for name in ("size", "images", "runs"):
+        fields[name] = int(row[name] or 0)
+    fields["published"] = float(row["published"]) if row["published"] else None
+    return Cell(**fields)
 
 
 def _names(text: str) -> tuple[str, ...]:

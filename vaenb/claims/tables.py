@@ -105,13 +105,13 @@ def by_claim(findings: Sequence[Finding]) -> dict[tuple[str, str], str]:
     return {key: rule.overall(verdicts) for key, verdicts in found.items()}
 
 
-def surprises(findings: Sequence[Finding], count: int = 5) -> list[str]:
-    """Say the most surprising verdicts on documents' claims in words, one Markdown sentence or two each."""
+def surprises(findings: Sequence[Finding]) -> list[str]:
+    """Say the five most surprising verdicts on documents' claims in words, one Markdown sentence or two each."""
     judged = [f for f in findings if f.verdict in _SURPRISE and f.claim.role == "claim"]
     judged.sort(key=lambda finding: (_SURPRISE.index(finding.verdict), finding.size in ("", "as large")))
     first = {finding.claim.id: finding for finding in reversed(judged)}  # of a claim in two measures
     sentences = []
-    for finding in [finding for finding in judged if first[finding.claim.id] is finding][:count]:
+    for finding in [finding for finding in judged if first[finding.claim.id] is finding][:5]:
         statement = finding.claim.statement
         number = f"{finding.claim.statistic} is {finding.pooled}"
         if finding.verdict in (rule.NOT_TESTABLE, rule.MIXED):

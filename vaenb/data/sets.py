@@ -49,10 +49,7 @@ def load(
     if not str(name):
         raise ValueError("name: the name or the path of a data set expected, got an empty text")
     check_choice("split", split, SPLITS)
-    if size is not None:
-        check_whole("size", size)
-    if limit is not None:
-        check_whole("limit", limit)
+    _check_numbers(size=size, limit=limit)
     folder = data_folder(folder)
     if name in ("sprites", "little_sprites"):
         images = _sprites(str(name), split, limit, seed)
@@ -60,26 +57,20 @@ def load(
         images = _from_path(path, split, size, limit, seed)
     else:
         images = _limited(_named(str(name), split, folder, download), limit, seed)
-    return images if size is None else replace(images, images=_resized(images.images, size))
+    return _sized(images, size)
 
 
-def whole(path: Path | str, *, size: int | None = None, limit: int | None = None, seed: int = 0) -> ImageSet:
-    """Load all images of an .npz or of a folder, which `load` would split; the rest as there."""
-    if size is not None:
-        check_whole("size", size)
-    if limit is not None:
-        check_whole("limit", limit)
-    path = expanded(path)
-    if path.is_dir():
-        photos = PhotoFolder.find(path)
-        images = photos.read(_limited_index(torch.arange(len(photos)), limit, seed), size)
-    elif path.is_file():
-        images = _limited(read_npz(path, path.stem, ""), limit, seed)
-    else:
-        raise DatasetUnavailable(f"{path} does not exist; a path names an .npz or a folder of images")
-    name = f"{images.name} (a path)" if images.name in BENCHMARKS else images.name
-    sized = images.images if size is None else _resized(images.images, size)
-    return replace(images, images=sized, name=name, split="test")
+def whole(path: Path | str, *, size: int | None = None, limit: int | None = None) -> ImageSet:
+    """Load all images of an .npz or of a folder, which `load` would split; the rest as there, `limit` by seed 0."""
+    _check_numbers(size=size, limit=limit)
+    images = _from_path(expanded(path), None, size, limit, seed=0)
+    return replace(_sized(images, size), split="test")
+
+
+def _check_numbers(**counts: int | None) -> None:
+    for name, value in counts.items():
+        if value is not None:
+            check_whole(name, value)
 
 
 def _path(name: str | Path, split: str, folder: Path) -> Path | None:
@@ -159,25 +150,27 @@ def _color_mnist(mnist: ImageSet) -> ImageSet:
     return ImageSet(images, mnist.labels, f"color_{mnist.name}", mnist.split, factors, ("digit", "color"))
 
 
-def _from_path(path: Path, split: str, size: int | None, limit: int | None, seed: int) -> ImageSet:
-    """The part of a file's or a folder's images that belongs to the split; of a folder no others are read."""
+def _from_path(path: Path, split: str | None, size: int | None, limit: int | None, seed: int) -> ImageSet:
+    """A file's or a folder's images, or the part of them that belongs to the split; of a folder no others are read."""
     if path.is_dir():
         photos = PhotoFolder.find(path)
         index = _limited_index(_part(len(photos), split, path), limit, seed)
         images = photos.read(index, size)
     elif path.is_file():
-        whole = read_npz(path, path.stem, split)
-        images = whole.take(_limited_index(_part(len(whole), split, path), limit, seed))
+        every = read_npz(path, path.stem, split or "")
+        images = every.take(_limited_index(_part(len(every), split, path), limit, seed))
     else:
         raise DatasetUnavailable(f"{path} does not exist; a path names an .npz or a folder of images")
     name = path.name if path.is_dir() else path.stem  # of data.v1 and data.v2 the whole
     if name in BENCHMARKS:  # whose splits are not ours of a path
         name += " (a path)"
-    return replace(images, name=name, split=split)
+    return replace(images, name=name, split=split or "")
 
 
-def _part(count: int, split: str, path: Path) -> Tensor:
-    """The indices of the split: a tenth to test on, always the same."""
+def _part(count: int, split: str | None, path: Path) -> Tensor:
+    """The indices of the split: a tenth to test on, always the same; without one all."""
+    if split is None:
+        return torch.arange(count)
     if count < 2:
         raise ValueError(f"{path}: at least two images expected, to train and to test on, got {count}")
     order = _drawn(count, count, seed=0)
@@ -200,6 +193,10 @@ def _limited(images: ImageSet, limit: int | None, seed: int) -> ImageSet:
 def _drawn(count: int, limit: int, seed: int) -> Tensor:
     """Draw `limit` of `count` indices without replacement."""
     return torch.randperm(count, generator=seeded(seed))[:limit]
+
+
+def _sized(images: ImageSet, size: int | None) -> ImageSet:
+    return images if size is None else replace(images, images=_resized(images.images, size))
 
 
 def _resized(images: Tensor, size: int) -> Tensor:

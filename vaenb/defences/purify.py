@@ -11,6 +11,7 @@ differentiate through: at random cleaners over the mean of several draws (EOT), 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Unpack
 
 import torch
 from torch import Tensor
@@ -28,7 +29,7 @@ from vaenb.checks import (
 )
 from vaenb.contract import LatentModel, Posterior
 from vaenb.models.classifier import logits
-from vaenb.models.diffusion import DDGM
+from vaenb.models.diffusion import DDGM, Sampler
 
 Cleaner = Callable[[Tensor], Tensor]
 """clean(x) -> images (N, C, H, W) in [0, 1]; a random one draws anew at every call."""
@@ -75,22 +76,13 @@ def elbo_ascent(
     return pgd(negative_elbo, x, eps=eps, clip=(0.0, 1.0), targeted=True, **search).adversarial
 
 
-def diffused(
-    model: DDGM,
-    x: Tensor,
-    t: int | None = None,
-    *,
-    noise: bool = True,
-    evaluations: int | None = None,
-    eta: float = 1.0,
-    generator: torch.Generator | None = None,
-) -> Tensor:
+def diffused(model: DDGM, x: Tensor, t: int | None = None, *, noise: bool = True, **sampler: Unpack[Sampler]) -> Tensor:
     """Add the noise of step `t` to images x and walk back: images (N, C, S, S) in [0, 1], differentiable in x.
 
     A `denoiser` has one step and needs no t. Without `noise` the image is only dimmed to √ᾱ_t (2x − 1), as the step's
     mean is: with one call of the network (`evaluations`), or at `eta` 0, nothing random is left. Where the result is
-    clipped to black or white the gradient is 0: attack it with `straight_through`, too. Other arguments:
-    `DDGM.reverse`.
+    clipped to black or white the gradient is 0: attack it with `straight_through`, too. Other arguments (`evaluations`,
+    `eta`, `generator`): `DDGM.reverse`.
     """
     if not isinstance(model, DDGM):
         got = type(model).__name__
@@ -101,8 +93,8 @@ def diffused(
         raise ValueError(f"t: the step to add noise up to, 1 to {model.steps}, expected for a model of several steps")
     t = 1 if t is None else t
     x = x.clone() if x.is_inference() else x
-    x_t = model.noised(x, t, generator=generator) if noise else model.dimmed(x, t)
-    return model.denoise(x_t, t, evaluations=evaluations, eta=eta, generator=generator)
+    x_t = model.noised(x, t, generator=sampler.get("generator")) if noise else model.dimmed(x, t)
+    return model.denoise(x_t, t, **sampler)
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,10 @@
 With p (N, K) the softmax of the logits l, c = max_k p_k and B_b the images whose c is in (b − 1, b]/B:
 
     Brier = mean Σ_k (p_k − 1[k = y])²        ECE  = Σ_b |B_b|/N · |accuracy(B_b) − mean confidence(B_b)|
-    AURC  = mean over k = 1 … N of the error rate of the k images with the highest confidence
     p(x)  = softmax(l / T(x)),  T(x) = softplus(a + w·s(x)),  a and w by validation NLL
 
-ECE with B = 15 and one temperature for all images: Guo et al. 2017 (1706.04599). AURC: Geifman & El-Yaniv 2017
-(1705.08500). T(x) from signals s such as the reconstruction error and the KL is what is added here.
+ECE with B = 15 and one temperature for all images: Guo et al. 2017 (1706.04599). T(x) from signals s such as the
+reconstruction error and the KL is what is added here.
 """
 
 import math
@@ -111,26 +110,6 @@ def binned(values: Tensor, confidence: Tensor, *, bins: int = 20) -> Binned:
     mean = torch.bincount(index, values, minlength=bins) / count
     squares = torch.bincount(index, (values - mean[index]).square(), minlength=bins)
     return Binned(edges, mean, count, error=(squares / (count - 1) / count).sqrt())
-
-
-def risk_coverage(confidence: Tensor, errors: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute the error rate among the k images of highest confidence, k = 1 … N: coverage k/N and risk, both (N,).
-
-    `confidence` (N,) is any score, higher for surer; `errors` (N,) is 1 or True where the label is wrong, or any loss.
-    Among images of equal confidence every order is equally likely, and the risk is the expected one.
-    """
-    confidence = _vector(confidence, "confidence")
-    errors = _vector(errors, "errors", len(confidence))
-    _, group, size = confidence.unique(return_inverse=True, return_counts=True)  # from the lowest
-    mean = torch.bincount(group, errors) / size
-    expected = mean.flip(0).repeat_interleave(size.flip(0))
-    k = torch.arange(1, len(errors) + 1)
-    return k / len(errors), expected.cumsum(0) / k
-
-
-def aurc(confidence: Tensor, errors: Tensor) -> float:
-    """Compute the area under `risk_coverage`, lower is better; a confidence that says nothing has the error rate."""
-    return risk_coverage(confidence, errors)[1].mean().item()
 
 
 @dataclass(frozen=True, eq=False)

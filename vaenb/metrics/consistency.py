@@ -47,11 +47,6 @@ class Consistency:
         return self.labels.sort(1).values.diff(dim=1).ne(0).sum(1) + 1
 
     @property
-    def disagreement(self) -> Tensor:
-        """The share of reconstructions with another label than the image, 0 … 1."""
-        return (self.labels != self.log_own.argmax(1, keepdim=True)).double().mean(1)
-
-    @property
     def entropy(self) -> Tensor:
         """Entropy of f̄ in nats, 0 … log K: large where the reconstructions, or each by itself, are undecided."""
         return (-self.mean * self.log_mean).sum(1).clamp_min(0)

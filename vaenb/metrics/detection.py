@@ -28,7 +28,7 @@ def auroc(inside, outside) -> float:
     Both are raw scores, (N,) and (M,), tensors or arrays; ±inf is a score like any other, NaN is refused. An interval
     over images is `stats.bootstrap(torch.stack([inside, outside], 1), statistic=lambda pairs: auroc(*pairs.T))`.
     """
-    a, b = _ordered(inside, outside)
+    a, b = np.sort(_scores(inside, "inside")), np.sort(_scores(outside, "outside"))
     below = np.searchsorted(a, b, side="left").sum()
     not_above = np.searchsorted(a, b, side="right").sum()
     return int(below + not_above) / (2 * len(a) * len(b))  # whole numbers, so exact
@@ -136,10 +136,6 @@ def _to_normal(fit: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
 def _beyond(x: np.ndarray, fit: np.ndarray) -> np.ndarray:
     """How far x lies outside the range of the inliers, with its sign, in their standard deviations."""
     return (x - x.clip(fit.min(0), fit.max(0))) / fit.std(0)
-
-
-def _ordered(inside, outside) -> tuple[np.ndarray, np.ndarray]:
-    return np.sort(_scores(inside, "inside")), np.sort(_scores(outside, "outside"))
 
 
 def _scores(values, name: str) -> np.ndarray:

@@ -6,10 +6,9 @@
 The sign is + for a metric where higher is better (SSIM: the area below the curve, above the base line) and − where
 lower is better (LPIPS: the area above the curve, below the base line), so a larger area always means more robust.
 Lu & Chen, "On the Adversarial Robustness of Generative Autoencoders in the Latent Space" (2307.02202). They do not say
-which base line they used: `aaddc_abs` and `aaddc_rel` are the two readings. An area belongs to its range of radii.
+which base line they used; `aaddc_abs` takes a fixed one. An area belongs to its range of radii.
 """
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -34,9 +33,6 @@ from vaenb.precision import check_precision, no_autocast, widened
 
 Metric = Callable[[Tensor, Tensor], Tensor]
 
-_ORDERS = {"l2": 2, "linf": math.inf}
-_BETTER = ("higher", "lower")  # as for SSIM, and as for LPIPS
-
 
 @dataclass(frozen=True, eq=False)
 class DDCurve:
@@ -55,37 +51,30 @@ def dd_curve(
     attack: Callable[..., Any],
     metrics: Mapping[str, Metric],
     *,
-    norm: str = "l2",
-    chunk: int | None = None,
+    chunk: int = 512,
     **search,
 ) -> DDCurve:
     """Attack latents z (N, D) at every radius and measure how far the decoded images move.
 
     `attack` is one of `attacks.latent`, or works as they do: `attack(model, z, eps=…, **search)` gets all K·N latents
-    in one call, with a radius for each row (K·N,) and `norm` where it is not l2, and returns an AttackResult or the
-    attacked latents. Each metric maps two batches of M images, the clean one first, to (M,). `chunk` latents are
-    decoded at a time, without gradient. Raises ValueError where the attack moves a latent beyond its radius, in `norm`
-    (l2 or linf).
+    in one call, with a radius (L2) for each row (K·N,), and returns an AttackResult or the attacked latents. Each
+    metric maps two batches of M images, the clean one first, to (M,). `chunk` latents are decoded at a time, without
+    gradient. Raises ValueError where the attack moves a latent beyond its radius.
     """
     check_model(model)
     check_latents(z)
     check_precision("z", z)  # an attack's small steps would be rounded away
     check_radii(radii)
-    check_choice("norm", norm, _ORDERS)
     if not isinstance(metrics, Mapping):
         raise TypeError(f"metrics: names and functions, {{'SSIM': ssim}}, expected, got {metrics!r}")
-    chunk = len(radii) * len(z) if chunk is None else chunk
-    check_whole("chunk", chunk)
     z = z.detach()
     repeated = z.repeat(len(radii), 1)  # (K·N, D): all latents at the first radius, then at the second, …
     eps = radii.to(z).repeat_interleave(len(z))  # (K·N,)
-    if norm != "l2":
-        search["norm"] = norm
     found = attack(model, repeated, eps=eps, **search)
     adversarial = getattr(found, "adversarial", found)
     check_shape(adversarial, "attack", repeated.shape, "attacked latents (an AttackResult's .adversarial)")
     adversarial = adversarial.detach()
-    _check_reach(adversarial - repeated, eps, norm)
+    _check_reach(adversarial - repeated, eps)
     values = measure_distortion(model.decode, z, adversarial, metrics, chunk=chunk)
     return DDCurve(radii, values, adversarial.view(len(radii), *z.shape))
 
@@ -116,45 +105,21 @@ def measure_distortion(
     return {name: torch.cat(values).view(-1, len(clean)) for name, values in measured.items()}
 
 
-def aaddc(radii: Tensor, values: Tensor, *, base: float, better: str) -> Tensor:
-    """Area between one curve and the base line, by the trapezoid rule over radii rescaled to [0, 1].
-
-    `values` is (K,) or (K, N), an area for each column; `better` is "higher" (SSIM) or "lower" (LPIPS). Radii need
-    not be evenly spaced. What lies beyond the base line counts negatively.
-    """
-    check_radii(radii, least=2)
-    check_choice("better", better, _BETTER)
-    check_curve(values, "values", radii)
-    return _area(radii, values, base, better)
-
-
 def aaddc_abs(radii: Tensor, values: Tensor, *, better: str) -> Tensor:
-    """Area to a fixed base line: 0 where higher is better, 1 where lower is better, as for SSIM and LPIPS.
+    """Area between a curve and a fixed base line, by the trapezoid rule over radii (K,) rescaled to [0, 1].
 
-    In [0, 1] for metrics in [0, 1], 1 for a curve that stays at its best: comparable wherever the radii are the same.
-    """
-    base = 0.0 if better == "higher" else 1.0
-    return aaddc(radii, values, base=base, better=better)
-
-
-def aaddc_rel(radii: Tensor, curves: Mapping[str, Tensor], *, better: str) -> dict[str, Tensor]:
-    """Area to the worst value in a set of curves: the smallest, or largest, mean over images at any radius.
-
-    `curves` maps a name to values (K,) or (K, N), all at the same radii; a single image may have a negative area, their
-    mean has none. Never compare relative areas across sets: another curve in the set moves the base line. Within a set
-    they differ from `aaddc_abs` by one constant.
+    `values` is (K,) or (K, N), an area for each column. The base line is 0 where `better` is "higher" (SSIM) and 1
+    where it is "lower" (LPIPS). In [0, 1] for metrics in [0, 1], 1 for a curve that stays at its best: comparable
+    wherever the radii are the same, which need not be evenly spaced. What lies beyond the base line counts negatively.
     """
     check_radii(radii, least=2)
-    check_choice("better", better, _BETTER)
-    if not curves:
-        raise ValueError("curves: a curve or more by name expected, got none")
-    means = []
-    for name, values in curves.items():
-        check_curve(values, f"curves[{name!r}]", radii)
-        means.append(widened(values).reshape(len(values), -1).mean(1))
-    every = torch.cat(means)
-    worst = every.min() if better == "higher" else every.max()
-    return {name: _area(radii, values, worst.item(), better) for name, values in curves.items()}
+    check_choice("better", better, ("higher", "lower"))
+    check_curve(values, "values", radii)
+    values = widened(values)
+    radii = radii.to(values)
+    t = (radii - radii[0]) / (radii[-1] - radii[0])
+    height = values if better == "higher" else 1 - values
+    return torch.trapezoid(height, t, dim=0)
 
 
 def spread(latents: Tensor) -> Tensor:
@@ -192,19 +157,9 @@ def scale_free(radii: Tensor, values: Tensor, *, unit: float, reach: float, poin
     return grid, torch.lerp(values[left], values[right], weight)
 
 
-def _area(radii: Tensor, values: Tensor, base: float, better: str) -> Tensor:
-    values = widened(values)
-    radii = radii.to(values)
-    t = (radii - radii[0]) / (radii[-1] - radii[0])
-    height = values - base if better == "higher" else base - values
-    return torch.trapezoid(height, t, dim=0)
-
-
-def _check_reach(moves: Tensor, eps: Tensor, norm: str) -> None:
-    lengths = torch.linalg.vector_norm(moves, ord=_ORDERS[norm], dim=1)
+def _check_reach(moves: Tensor, eps: Tensor) -> None:
+    lengths = torch.linalg.vector_norm(moves, dim=1)
     outside = (lengths > eps * (1 + 1e-3) + 1e-5).nonzero()
     if len(outside):
         length, radius = lengths[outside[0]].item(), eps[outside[0]].item()
-        raise ValueError(
-            f"attack: it moved a latent by {length:.4g} at radius {radius:.4g}; stay within the {norm} radius"
-        )
+        raise ValueError(f"attack: it moved a latent by {length:.4g} at radius {radius:.4g}; stay within it (L2)")

@@ -3,25 +3,21 @@
     d² = ‖μ_a − μ_b‖² + tr(Σ_a + Σ_b − 2 (Σ_a Σ_b)^½)
 
 The square of the 2-Wasserstein distance between N(μ_a, Σ_a) and N(μ_b, Σ_b). With the features of the Inception
-network it is FID (Heusel et al. 2017, 1706.08500). A distance belongs to its network and its two sample sizes.
+network it is the published FID (Heusel et al. 2017, 1706.08500). A distance belongs to its network and its two sample
+sizes.
 """
 
 import math
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from vaenb.checks import check_channels, check_counts, check_features, check_images, check_whole, in_training
+from vaenb.checks import check_counts, check_features, check_images, check_whole, in_training
 from vaenb.metrics.blocks import in_blocks
-from vaenb.metrics.images import WeightsUnavailable, load_network
 from vaenb.precision import no_autocast, widened
 
 Features = Callable[[Tensor], Tensor]  # images (N, C, H, W) → (N, F)
-
-_RELEASE = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0"
-_INCEPTION = f"{_RELEASE}/weights-inception-2015-12-05-6726825d.pth"
 
 
 def frechet_distance(a: Tensor, b: Tensor) -> float:
@@ -32,7 +28,13 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
     So compare only distances at equal sample sizes, and state them.
     """
     check_features(2, a=a, b=b)
-    return _distance(a, b)
+    a, b = a.detach().double(), b.detach().to(a.device).double()
+    # the eigenvalues of Σ_a Σ_b are the squared singular values of R_a R_bᵀ: no root of a nearly singular product
+    root_a, root_b = _root(a), _root(b)
+    overlap = torch.linalg.svdvals(root_a @ root_b.T).sum()
+    shift = (a.mean(0) - b.mean(0)).square().sum()
+    distance = shift + root_a.square().sum() + root_b.square().sum() - 2 * overlap
+    return max(distance.item(), 0.0)  # rounding may leave −1e-13 for equal sets
 
 
 def leading(features: Tensor, count: int) -> Tensor:
@@ -49,28 +51,18 @@ def leading(features: Tensor, count: int) -> Tensor:
 class FID:
     """Fréchet distance between two sets of images by a feature network, a callable (real, fake) → d².
 
-    `features` maps images (N, C, H, W) in [0, 1] to (N, F), for example a trained classifier's `.features`; or it is
-    "inception", the network of the published FIDs, with 2,048 features: torch-fidelity's copy of the TensorFlow one.
-    It sees images rounded to 8 bits and resized to 299×299 as TensorFlow did, one channel repeated to three. `name`
-    says which network it is. Raises WeightsUnavailable where torch-fidelity is not installed, and as `LPIPS` does.
+    `features` maps images (N, C, H, W) in [0, 1] to (N, F), such as a trained classifier's `.features`; say beside the
+    number which network it is.
     """
 
-    def __init__(self, features: Features | str, *, download: bool = False) -> None:
-        if features == "inception":
-            self.network: Features = _load_inception(download=download)
-            self.name = "inception"
-        elif callable(features):
-            self.network = features
-            self.name = getattr(features, "__qualname__", type(features).__name__)
-        else:
-            raise TypeError(f'features: a callable or "inception" expected, got {features!r}')
+    def __init__(self, features: Features) -> None:
+        if not callable(features):
+            raise TypeError(f"features: a callable expected, got {features!r}")
+        self.network = features
 
     def __call__(self, real: Tensor, fake: Tensor) -> float:
         """d² between two batches of images; `frechet_distance` has its bias and its limits."""
-        a = self.features(real, name="real")
-        b = self.features(fake, name="fake")
-        check_features(2, **{"features of real": a, "features of fake": b})
-        return _distance(a, b)
+        return frechet_distance(self.features(real, name="real"), self.features(fake, name="fake"))
 
     @no_autocast
     @torch.no_grad()
@@ -87,48 +79,9 @@ class FID:
         if not isinstance(values, Tensor) or values.ndim != 2 or len(values) != len(x):
             got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
             raise ValueError(
-                f"features: {self.name} has to map {len(x)} images to ({len(x)}, F), got {got}; flatten(1) it"
+                f"features: the network has to map {len(x)} images to ({len(x)}, F), got {got}; flatten(1) it"
             )
         return widened(values)
-
-
-class _Inception(nn.Module):
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-
-    def forward(self, x: Tensor) -> Tensor:
-        check_channels(x, "images")
-        # rounded, as 8-bit k / 255 · 255 may fall just below k
-        pixels = (widened(x) * 255).round().to(torch.uint8).expand(-1, 3, -1, -1)
-        return self.net.to(x.device)(pixels)[0]
-
-
-def _load_inception(*, download: bool) -> nn.Module:
-    try:
-        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-    except ImportError as error:
-        raise WeightsUnavailable(
-            f'FID("inception") needs torch-fidelity ({error}): pip install torch-fidelity; and its weights, '
-            f"{Path(_INCEPTION).name} in {torch.hub.get_dir()}/checkpoints. Without them, use "
-            "FID(classifier.features) with a classifier of your data, and say so beside the number"
-        ) from error
-
-    def build(file: Path) -> nn.Module:
-        net = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], feature_extractor_weights_path=str(file))
-        return _Inception(net)
-
-    return load_network('FID("inception")', _INCEPTION, build, download=download)
-
-
-def _distance(a: Tensor, b: Tensor) -> float:
-    a, b = a.detach().double(), b.detach().to(a.device).double()
-    # the eigenvalues of Σ_a Σ_b are the squared singular values of R_a R_bᵀ: no root of a nearly singular product
-    root_a, root_b = _root(a), _root(b)
-    overlap = torch.linalg.svdvals(root_a @ root_b.T).sum()
-    shift = (a.mean(0) - b.mean(0)).square().sum()
-    distance = shift + root_a.square().sum() + root_b.square().sum() - 2 * overlap
-    return max(distance.item(), 0.0)  # rounding may leave −1e-13 for equal sets
 
 
 def _root(x: Tensor) -> Tensor:

@@ -8,7 +8,6 @@ Every function takes two batches (N, C, H, W) in [0, 1] with one or three channe
 and differentiable in both. SSIM: Wang et al. 2004. MS-SSIM: Wang et al. 2003. LPIPS: Zhang et al. 2018 (1801.03924).
 """
 
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Literal
@@ -116,8 +115,7 @@ class LPIPS(nn.Module):
     def __init__(self, net: Net = "squeeze", *, download: bool = False):
         super().__init__()
         check_choice("net", net, _BACKBONES)
-        url = get_model_weights(_BACKBONES[net]).DEFAULT.url  # the network finds the file there by itself
-        self.net = load_network(f"LPIPS({net!r})", url, lambda _: Similarity(net_type=net).net, download=download)
+        self.net = _loaded(net, download)
 
     @no_autocast
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
@@ -128,11 +126,9 @@ class LPIPS(nn.Module):
         return distance.flatten().to(a.dtype)
 
 
-def load_network(name: str, url: str, build: Callable[[Path], nn.Module], *, download: bool) -> nn.Module:
-    """Build a frozen network from the file of its published weights, which lies in torch.hub's folder of checkpoints.
-
-    `name` is what an error calls it. Raises WeightsUnavailable as `LPIPS` does.
-    """
+def _loaded(net: Net, download: bool) -> nn.Module:
+    """Build the frozen network on the published weights of its backbone."""
+    name, url = f"LPIPS({net!r})", get_model_weights(_BACKBONES[net]).DEFAULT.url
     file = Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
     if not download and not file.exists():
         raise WeightsUnavailable(
@@ -140,9 +136,9 @@ def load_network(name: str, url: str, build: Callable[[Path], nn.Module], *, dow
             "the file there, or set TORCH_HOME to the folder whose hub/checkpoints holds it"
         )
     try:
-        # `build` would unpickle whatever the file holds: read it as plain data first, fetching it if asked to
+        # torchmetrics would unpickle whatever the file holds: read it as plain data first, fetching it if asked to
         torch.hub.load_state_dict_from_url(url, check_hash=True, weights_only=True, map_location="cpu")
-        return build(file).requires_grad_(False).eval()
+        return Similarity(net_type=net).net.requires_grad_(False).eval()
     except Exception as error:  # urlopen, torch.load and load_state_dict raise some ten kinds between them
         broken = f"{file} can't be used; delete it and give it download=True."
         missing = f"{url} could not be downloaded."

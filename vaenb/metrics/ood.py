@@ -1,6 +1,6 @@
 """Out-of-distribution scores built on likelihoods (document 004): larger is more out of distribution, for all of them.
 
-likelihood_regret   and encoder_regret, hmc_regret: see `regret`
+likelihood_regret   and hmc_regret: see `regret`
 input_complexity    −log₂ p(x) − L(x), L the bits of a lossless file          Serrà et al., 2020, 1909.11480
 bias_corrected      log p of a perfect reconstruction − ELBO(x)               Chauhan et al., 2022, 2108.08760
 waic                Var_m[log p_m(x)] − E_m[log p_m(x)] over models m         Choi et al., 2018, 1810.01392
@@ -19,7 +19,6 @@ from vaenb.checks import check_batch, check_channels, check_each, check_images, 
 from vaenb.contract import LatentModel, NotDefined
 from vaenb.metrics.blocks import in_blocks
 from vaenb.metrics.likelihood import elbo
-from vaenb.metrics.regret import encoder_regret as encoder_regret
 from vaenb.metrics.regret import hmc_regret as hmc_regret
 from vaenb.metrics.regret import likelihood_regret as likelihood_regret
 from vaenb.precision import check_precision, no_autocast, widened

@@ -1,16 +1,13 @@
 """Likelihood regrets: what an image's log likelihood gains when q suits it better than the encoder's q(z|x).
 
 likelihood_regret   max_q ELBO(x; q) − ELBO(x; q(z|x)), q diagonal Gaussian   Xiao et al., 2020, 2003.02977
-encoder_regret      the same over the encoder's weights, as published
 hmc_regret          E_p(z|x)[log p(x, z)] − E_q(z|x)[log p(x, z)]             ours
 """
 
-import copy
 from typing import Unpack
 
 import torch
-from torch import Tensor, nn
-from tqdm.auto import tqdm
+from torch import Tensor
 
 from vaenb.checks import check_model_and_images, check_number, ordinary
 from vaenb.contract import LatentModel, NotDefined
@@ -54,7 +51,7 @@ def likelihood_regret(
         if not isinstance(q, DiagonalGaussian):
             raise NotDefined(
                 f"likelihood_regret moves the mean and variance of a diagonal Gaussian, not of a {type(q).__name__}; "
-                "encoder_regret refits the encoder of a torch module instead"
+                "hmc_regret takes any posterior"
             )
         check_slope(model, part[:2], q.mean[:2])
         noise = [randn_like(q.mean, generator) for _ in range(samples)]
@@ -62,48 +59,6 @@ def likelihood_regret(
         return _elbo(model, part, best, noise, chunk) - _elbo(model, part, q, noise, chunk)
 
     return _finite(in_blocks(regret, ordinary(x)), lr)
-
-
-@torch.inference_mode(False)
-@no_autocast
-def encoder_regret(
-    model: LatentModel,
-    x: Tensor,
-    *,
-    steps: int = 100,
-    lr: float = 1e-4,
-    samples: int = 16,
-    generator: torch.Generator | None = None,
-    progress: bool = False,
-) -> Tensor:
-    """Measure the likelihood regret as published: refit a copy of the encoder to each image of x by itself: (N,) nats.
-
-    `model` is a torch module with a submodule `encoder`, which should be all of q; it stays as it is. Each image starts
-    from its weights and makes `steps` steps of Adam on one draw's ELBO, with BatchNorm in evaluation mode. The public
-    code differs: lr 2e-4, weight decay, and the rise of an importance weighted bound of 1,000 draws in place of the
-    ELBO's by `samples`, so that q's shape counts less. Takes about `steps` · N gradients, one after the other.
-    """
-    check_model_and_images(model, x, steps=steps, samples=samples)
-    check_number("lr", lr, "a positive learning rate", above=0)
-    check_precision("x", x)
-    if not isinstance(model, nn.Module) or not hasattr(model, "encoder"):
-        raise TypeError(f"model: a module with a submodule `encoder` expected, got {type(model).__name__}")
-    weights = model.get_submodule("encoder").state_dict()
-    own = copy.deepcopy(model).requires_grad_(False)
-    encoder = own.get_submodule("encoder").requires_grad_(True)
-    with torch.no_grad():
-        some = ordinary(x[:2])
-        check_slope(own, some, own.posterior(some).mean)
-    regrets = []
-    for image in tqdm(ordinary(x).split(1), leave=False, disable=not progress, unit="image", mininterval=1):
-        encoder.load_state_dict(weights)
-        copies = image.expand(samples, -1, -1, -1)
-        with torch.no_grad():
-            noise = randn_like(own.posterior(copies).mean, generator)
-        before = _mean_weight(own, copies, noise)
-        _refit(own, encoder, image, steps=steps, lr=lr, generator=generator)
-        regrets.append(_mean_weight(own, copies, noise) - before)
-    return _finite(torch.stack(regrets), lr)
 
 
 @torch.inference_mode(False)
@@ -171,25 +126,6 @@ def _slopes(model: LatentModel, x: Tensor, mean: Tensor, logvar: Tensor, noise: 
         gained = log_weight(model, x, fixed, there).sum()
         gained = gained + log_weight(model, x, fixed, back).sum()
         return torch.autograd.grad(-gained / 2, places)  # none for the model's own weights
-
-
-def _refit(model: LatentModel, encoder: nn.Module, image: Tensor, *, steps: int, lr: float, generator) -> None:
-    """Train the encoder, which is the model's, on one image."""
-    optimizer = torch.optim.Adam(encoder.parameters(), lr=lr)
-    for _ in range(steps):
-        with torch.enable_grad():
-            q = model.posterior(image)
-            z = q.rsample(generator=generator)
-            loss = -log_weight(model, image, q, z).sum()
-            optimizer.zero_grad()
-            loss.backward()
-        optimizer.step()
-
-
-@torch.no_grad()
-def _mean_weight(model: LatentModel, copies: Tensor, noise: Tensor) -> Tensor:
-    q = model.posterior(copies)
-    return log_weight(model, copies, q, q.rsample(noise=noise)).mean()
 
 
 @torch.no_grad()

@@ -24,7 +24,6 @@ from vaenb.checks import (
     check_labels,
     check_latents,
     check_logits,
-    check_number,
     check_whole,
     evaluating,
 )
@@ -107,23 +106,21 @@ def logits(classifier: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     return values
 
 
-def linear_probe(z: Tensor, labels: Tensor, *, c: float = 1.0, max_iter: int = 1000) -> nn.Linear:
+def linear_probe(z: Tensor, labels: Tensor) -> nn.Linear:
     """Fit a linear classifier on latents z (N, D) and labels (N,) by scikit-learn's logistic regression.
 
     Output k of the layer (D → largest label + 1) is the logit of label k; a label that does not occur is never
-    predicted. `c` is the inverse weight of the penalty ½‖W‖² on standardised latents; the standardisation is folded
-    into the layer. The layer has z's dtype and device, no gradient, and is in evaluation mode. Raises ValueError for
-    fewer than two different labels.
+    predicted. The penalty is ½‖W‖² on standardised latents; the standardisation is folded into the layer, which has
+    z's dtype and device, no gradient, and is in evaluation mode. Raises ValueError for fewer than two different labels.
     """
     check_latents(z)
     check_labels(labels, len(z))
-    check_number("c", c, "a positive number", above=0)
     if (labels == labels[0]).all():
         raise ValueError(f"labels: at least two different ones expected, got only {labels[0]}")
     features = z.detach().double().cpu().numpy()
     targets = labels.cpu().numpy()
     scaler = StandardScaler().fit(features)
-    regression = LogisticRegression(C=c, max_iter=max_iter)
+    regression = LogisticRegression(max_iter=1000)
     with warnings.catch_warnings():
         # The problem is convex, and what is left of the loss after so many iterations does not show in the labels.
         warnings.simplefilter("ignore", ConvergenceWarning)

@@ -4,12 +4,11 @@ The decoder minimises the negative ELBO, as ever, with codes drawn from q(z|x) t
 minimises E_{z ~ p(z|x)}[−log q(z|x)] = KL[p(z|x) ‖ q(z|x)] + H[p(z|x)], and the `targets` say where its z come from:
 
     wake   Σ_k w_k [−log q(z_k|x)], z_k ~ q(z|x), w_k ∝ p(x, z_k) / q(z_k|x), Σ_k w_k = 1  (Bornschein and Bengio, 2015)
-    sleep  −log q(z|x̃) of dreams, z ~ p(z), x̃ ~ p(x|z)  (Hinton et al., 1995)
     hmc    the end of an HMC chain on p(z|x) that starts at a draw of q(z|x)  (after Naesseth et al., 2020)
 
 The two KLs differ where q can't be p: of a Gaussian posterior with covariance Σ = Λ⁻¹ a diagonal q gets the variances
 1/Λ_ii from the ELBO and Σ_ii, never smaller, from the forward KL. Few draws and short chains pull wake and hmc towards
-the q at hand (at K = 1 nothing would be learnt); sleep has no such bias, but learns the model's images, not the data's.
+the q at hand (at K = 1 nothing would be learnt).
 """
 
 from collections.abc import Iterator
@@ -22,12 +21,12 @@ from torch import Tensor, nn
 from vaenb.checks import check_choice, check_whole
 from vaenb.contract import Posterior
 from vaenb.distributions import DiagonalGaussian, rand_like, randn_like, standard_normal
-from vaenb.models import likelihoods
 from vaenb.models.autoencoder import VAE, Parts, vae
+from vaenb.models.likelihoods import dequantize
 from vaenb.models.regularizers import KL
 from vaenb.sampling.hmc import start, transition, value_and_gradient
 
-TARGETS = ("wake", "sleep", "hmc")
+TARGETS = ("wake", "hmc")
 _LEAPFROG = 3  # steps a transition
 _ACCEPT = 0.8  # the acceptance rate that the step size aims at
 _CHUNK = 512  # codes decoded at a time
@@ -38,7 +37,7 @@ Lesson = tuple[Posterior, Tensor, dict[str, Tensor]]  # q(z|x), the encoder's lo
 class ForwardKLVAE(VAE):
     """A VAE with two objectives in one loss, of which neither reaches the other's weights; see the module.
 
-    `samples` is the number of draws K for wake and of transitions for hmc; sleep has one dream for each image.
+    `samples` is the number of draws K for wake and of transitions for hmc.
 
     Targets are made with the decoder's BatchNorm at rest: they belong to the posterior that the finished model will
     have, a code's density must not depend on the other codes, and the running statistics stay those of the ELBO's step.
@@ -64,8 +63,8 @@ class ForwardKLVAE(VAE):
         (1…K; near 1 a single draw is the target), and hmc the `accept_rate`.
         """
         if self.likelihood.dequantized:
-            x = likelihoods.dequantize(x, generator)
-        learn = {"wake": self._wake, "sleep": self._sleep, "hmc": self._hmc}[self.targets]
+            x = dequantize(x, generator)
+        learn = self._wake if self.targets == "wake" else self._hmc
         posterior, forward_kl, statistics = learn(x, generator)
         z = posterior.rsample(generator=generator).detach()
         nll = -self.log_likelihood(x, z).mean()
@@ -85,15 +84,6 @@ class ForwardKLVAE(VAE):
         forward_kl = -(weights * log_q).sum(0).mean()
         ess = (1 / (weights**2).sum(0)).mean()
         return posterior, forward_kl, {"ess": ess}
-
-    def _sleep(self, x: Tensor, generator: torch.Generator | None) -> Lesson:
-        with torch.no_grad(), _resting(self.decoder):
-            z = randn_like(x.new_empty(len(x), self.latent_dim), generator)
-            dreams = draw(self.likelihood, self.logits(z), generator)
-        # one pass: the encoder's BatchNorm must do the same to images as to the dreams that it learns from
-        both = self.posterior(torch.cat([x, dreams]))
-        forward_kl = -both[len(x) :].log_prob(z).mean()
-        return both[: len(x)], forward_kl, {}
 
     def _hmc(self, x: Tensor, generator: torch.Generator | None) -> Lesson:
         posterior = self.posterior(x)
@@ -123,38 +113,11 @@ class ForwardKLVAE(VAE):
 def forward_kl_vae(*, targets: str = "wake", samples: int = 16, **config) -> ForwardKLVAE:
     """Build a VAE (`config` as for `vae`, regularizer kl and beta 1) whose encoder learns by the forward KL.
 
-    For each image a training step decodes `samples` codes more for wake and one more for sleep; hmc takes
-    3·`samples` + 1 gradients through the decoder, so that 2 to 4 `samples` are what a CPU can bear. Raises ValueError
-    for another regularizer or beta, unknown `targets`, and fewer than 2 `samples`.
+    For each image a training step decodes `samples` codes more for wake; hmc takes 3·`samples` + 1 gradients through
+    the decoder, so that 2 to 4 `samples` are what a CPU can bear. Raises ValueError for another regularizer or beta,
+    unknown `targets`, and fewer than 2 `samples`.
     """
     return ForwardKLVAE(targets=targets, samples=samples, **vae(**config).parts)
-
-
-def draw(likelihood: likelihoods.Likelihood, logits: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """Draw images (N, C, H, W) from p(x|z), noise and all, for a decoder's logits.
-
-    Not the mean image, although a Bernoulli's draws are black and white where the data are grey, and a Gaussian's leave
-    [0, 1]: the noise is why p(z|x) has a width. A mean image tells its z exactly, and an encoder that learns from it
-    loses its variance without bound. Raises TypeError for a likelihood that it can't draw from.
-    """
-    uniform = rand_like(logits, generator).clamp_min(1e-7)  # the logarithms below need it above 0
-    match likelihood:
-        case likelihoods.Bernoulli():
-            return (uniform < logits.sigmoid()).to(logits.dtype)
-        case likelihoods.ContinuousBernoulli():
-            slope = logits.abs().clamp_min(1e-4)  # inverts F(x) = (1 − e^−|l|x) / (1 − e^−|l|), mirrored where l > 0
-            x = -torch.log1p(uniform * torch.expm1(-slope)) / slope
-            return torch.where(logits > 0, 1 - x, x)
-        case likelihoods.Gaussian():
-            return likelihood.mean(logits) + likelihood.sigma * randn_like(logits, generator)
-        case likelihoods.LearnedGaussian():
-            return likelihood.mean(logits) + likelihood.log_sigma.exp() * randn_like(logits, generator)
-        case likelihoods.DiscretizedLogistic():
-            x = likelihood.mean(logits) + likelihood.log_scale.exp() * uniform.logit()
-            return (255 * x).round().clamp(0, 255) / 255
-        case likelihoods.Categorical():
-            return (logits - (-uniform.log()).log()).unflatten(1, (-1, 256)).argmax(2) / 255  # Gumbel's trick
-    raise TypeError(f"likelihood: no way to draw images from a {type(likelihood).__name__}; use targets wake or hmc")
 
 
 @contextmanager

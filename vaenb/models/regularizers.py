@@ -87,21 +87,19 @@ class ShapiroWilk(_Weighted):
 class TotalCorrelation:
     """The KL term taken apart, with β on the total correlation alone (β-TCVAE, Chen et al. 2018).
 
-    `size` is N, the number of training images. `estimator` is one of `ESTIMATORS` but "exact"; all of them are biased
-    at the batch size one trains with, see `decomposed_kl`. At β = 1 the three terms add up to log q(z|x) − log p(z).
+    `size` is N, the number of training images. The estimator is mss, which is biased at the batch size one trains with,
+    see `decomposed_kl`. At β = 1 the three terms add up to log q(z|x) − log p(z).
     """
 
     size: int
     beta: float = 1.0
-    estimator: str = "mss"
 
     def __post_init__(self) -> None:
         check_number("beta", self.beta, "a finite weight ≥ 0", least=0)
-        check_choice("estimator", self.estimator, ESTIMATORS[:3])
         check_whole("size", self.size, least=2)
 
     def __call__(self, posterior: Posterior, z: Tensor, generator: torch.Generator | None = None) -> Penalty:
-        terms = decomposed_kl(posterior, z, size=self.size, estimator=self.estimator)
+        terms = decomposed_kl(posterior, z, size=self.size)
         information, tc, dimensions = (term.mean() for term in terms)
         penalty = information + self.beta * tc + dimensions
         return penalty, {"mutual_information": information, "tc": tc, "dimension_kl": dimensions}

@@ -43,21 +43,12 @@ def scatter(groups: dict[str, Tensor], *, title: str = "", x: str = "", y: str =
     return framed(fig, 760, 520, title=title, xaxis_title=x, yaxis_title=y)
 
 
-def bars(
-    values: dict[str, Tensor], *, title: str = "", x: str = "", y: str = "", hatched: tuple[str, ...] = ()
-) -> go.Figure:
-    """Compare series of numbers (n,) as grouped bars over 1..n.
-
-    A name in `hatched` takes the colour of the series before it: the same thing, from another source.
-    """
+def bars(values: dict[str, Tensor], *, title: str = "", x: str = "", y: str = "") -> go.Figure:
+    """Compare series of numbers (n,) as grouped bars over 1..n."""
     fig = go.Figure()
-    color, palette = COLORS[0], cycle(COLORS)
-    for name, numbers in values.items():
-        if name not in hatched:
-            color = next(palette)
-        marker = {"color": color, "pattern_shape": "/" if name in hatched else ""}
+    for (name, numbers), color in zip(values.items(), cycle(COLORS), strict=False):
         places = list(range(1, len(numbers) + 1))
-        fig.add_bar(x=places, y=plain(numbers), name=name, marker=marker)
+        fig.add_bar(x=places, y=plain(numbers), name=name, marker_color=color)
     return framed(fig, 760, 380, title=title, xaxis={"title": x, "dtick": 1}, yaxis_title=y)
 
 

@@ -20,7 +20,6 @@ def dd_curves(
     *,
     controls: "dict[str, DDCurve] | None" = None,
     title: str = "",
-    x: str = "attack radius ε (latent units)",
 ) -> go.Figure:
     """Draw every metric of the curves over attack radius, a panel each: the mean over images, ±2 standard errors.
 
@@ -38,7 +37,7 @@ def dd_curves(
             if name in controls:
                 control = f"{name}, random"
                 mean_line(fig, controls[name], metric, name=control, line_dash="dash", **style)
-        fig.update_xaxes(title=x, **where)
+        fig.update_xaxes(title="attack radius ε (latent units)", **where)
         fig.update_yaxes(title=metric, **where)
     width = 560 if len(metrics) == 1 else 430 * len(metrics)
     return framed(fig, width, 460, title=title, legend=_BELOW | {"y": -0.22})

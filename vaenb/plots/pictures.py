@@ -3,16 +3,12 @@
 import textwrap
 from collections.abc import Mapping, Sequence
 from itertools import cycle
-from typing import TYPE_CHECKING
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 from torch import Tensor
 
 from vaenb.plots.style import COLORS, bare_axes, framed, middles, picture_of, six, tile
-
-if TYPE_CHECKING:
-    pass
 
 Rows = Mapping[str, Tensor]
 """Labelled rows of images (n, C, H, W), all of one shape."""

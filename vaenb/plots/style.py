@@ -42,11 +42,9 @@ def framed(fig: go.Figure, width: int, height: int, **layout) -> go.Figure:
     return fig.update_layout(width=width, height=height, template=TEMPLATE, **layout)
 
 
-def marked(
-    groups: Mapping[str, Group], symbols: Sequence[str] = SYMBOLS, colors: Sequence[str] = COLORS
-) -> Iterator[tuple[str, Group, dict]]:
+def marked(groups: Mapping[str, Group], symbols: Sequence[str] = SYMBOLS) -> Iterator[tuple[str, Group, dict]]:
     """Give each named group its marker, a colour and a symbol."""
-    looks = zip(cycle(colors), cycle(symbols), strict=False)
+    looks = zip(cycle(COLORS), cycle(symbols), strict=False)
     for (name, group), (color, symbol) in zip(groups.items(), looks, strict=False):
         yield name, group, {"color": color, "symbol": symbol}
 

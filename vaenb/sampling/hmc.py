@@ -84,15 +84,6 @@ class Chains:
         return split_rhat(self.samples.transpose(1, 2)[:, :, None]).amax(1)
 
 
-class SamplingInterrupted(KeyboardInterrupt):
-    """Sampling was stopped by Ctrl-C or the kernel's stop; `chains` is what there was by then."""
-
-    def __init__(self, chains: Chains) -> None:
-        kept = chains.samples.shape[1]
-        super().__init__(f"sampling stopped after {chains.warmup.shape[1]} warm-up and {kept} kept transitions")
-        self.chains = chains
-
-
 @dataclass(frozen=True, eq=False)
 class State:
     """Where chains are, with log density and gradient there: a transition need not compute them again."""
@@ -127,7 +118,7 @@ def sample(
     `adapt_scale` learns it in the warm-up. A transition costs `leapfrog_steps` gradients, evaluated for `chunk` chains
     at a time. Each chain has a seed of its own, drawn from `generator` or given as `seeds` (N,): a batch equals its
     chains run alone. A chain that diverges stays where it is and is counted. Raises ValueError for arguments out of
-    range and where the density at `z0` is not finite, and SamplingInterrupted, which carries what was sampled.
+    range and where the density at `z0` is not finite.
 
     `jitter` varies each transition's step size by up to that share: with a fixed length of trajectory a dimension
     whose period it happens to match would never move.
@@ -151,23 +142,30 @@ def sample(
     noise = _noise(seeds, z0)
     adaptation = Adaptation(first_step, first_scale, warmup, target_accept, adapt_scale)
     history: list[tuple[Tensor, ...]] = []
-    bar = tqdm(total=warmup + num_samples, leave=False, disable=not progress, unit="transition", mininterval=1)
-    try:
-        for k in range(warmup + num_samples):
-            momentum, uniform, wobble = next(noise)
-            step = adaptation.step_size * (1 + jitter * wobble)
-            state, probability, divergent = transition(
-                density, state, momentum, uniform, step, adaptation.scale, leapfrog_steps
-            )
-            history.append((state.z, state.log_density, probability, divergent))
-            if k < warmup:
-                adaptation.update(probability, state.z)
-            bar.update()
-    except KeyboardInterrupt:
-        raise SamplingInterrupted(_chains(history, z0, warmup, adaptation, seeds, leapfrog_steps)) from None
-    finally:
-        bar.close()
-    return _chains(history, z0, warmup, adaptation, seeds, leapfrog_steps)
+    transitions = range(warmup + num_samples)
+    for k in tqdm(transitions, leave=False, disable=not progress, unit="transition", mininterval=1):
+        momentum, uniform, wobble = next(noise)
+        step = adaptation.step_size * (1 + jitter * wobble)
+        state, probability, divergent = transition(
+            density, state, momentum, uniform, step, adaptation.scale, leapfrog_steps
+        )
+        history.append((state.z, state.log_density, probability, divergent))
+        if k < warmup:
+            adaptation.update(probability, state.z)
+    states, densities, accepted, diverged = (torch.stack(part, 1) for part in zip(*history, strict=True))
+    return Chains(
+        start=z0,
+        samples=states[:, warmup:],
+        log_density=densities[:, warmup:],
+        last=states[:, -1],
+        warmup=states[:, :warmup],
+        accept_rate=accepted[:, warmup:].mean(1),
+        step_size=adaptation.step_size,
+        scale=adaptation.scale.expand_as(z0),
+        divergences=diverged[:, warmup:].sum(1),
+        seeds=seeds.to(z0.device),
+        gradient_calls=1 + leapfrog_steps * len(history),
+    )
 
 
 def value_and_gradient(
@@ -276,26 +274,6 @@ def _seeds(seeds: Tensor | None, generator: torch.Generator | None, count: int) 
     if not isinstance(seeds, Tensor) or seeds.shape != (count,) or seeds.is_floating_point():
         raise ValueError(f"seeds: a tensor of whole numbers ({count},), one for each chain, expected, got {seeds!r}")
     return seeds.cpu()
-
-
-def _chains(history: list, z0: Tensor, warmup: int, adaptation: Adaptation, seeds: Tensor, steps: int) -> Chains:
-    none = z0[:, 0]  # so that an interrupt before the first transition has shapes, too
-    history = [(z0, none, none, none), *history]
-    states, densities, accepted, diverged = (torch.stack(part, 1) for part in zip(*history, strict=True))
-    kept = slice(1 + warmup, None)
-    return Chains(
-        start=z0,
-        samples=states[:, kept],
-        log_density=densities[:, kept],
-        last=states[:, -1],
-        warmup=states[:, 1 : 1 + warmup],
-        accept_rate=accepted[:, kept].mean(1),
-        step_size=adaptation.step_size,
-        scale=adaptation.scale.expand_as(z0),
-        divergences=diverged[:, kept].sum(1).long(),
-        seeds=seeds.to(z0.device),
-        gradient_calls=1 + steps * (len(history) - 1),
-    )
 
 
 def _value(log_density: LogDensity, z: Tensor, rows: Tensor) -> Tensor:

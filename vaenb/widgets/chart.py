@@ -66,6 +66,11 @@ def slider_of(options: Iterable, description: str, shown: Callable = _plain, **m
     return slider
 
 
+def radius_slider(radii: Numbers, description: str) -> ipw.SelectionSlider:
+    """Make a slider over the places of radii, in the middle at first."""
+    return slider_of(range(len(radii)), description, lambda k: f"{radii[k]:.3g}", index=len(radii) // 2)
+
+
 def check_pairs(name: str, results: Mapping, models: Iterable, pair: str) -> list:
     """Refuse results that are not there for each pair of a model and something else; give what else there is."""
     others = list(dict.fromkeys(other for _, other in results))
@@ -120,6 +125,7 @@ class Chart:
         self.xs, self.ys = xs, ys
         self.x_title, self.y_title = x_title, y_title
         self.marks: list[str] = []
+        self.named: list[tuple[str, str]] = []  # lines of the legend, with their colours
 
     def x(self, value: float) -> float:
         low, high = self.xs
@@ -129,7 +135,10 @@ class Chart:
         low, high = self.ys
         return self.bottom - (value - low) / (high - low) * (self.bottom - self.top)
 
-    def line(self, xs: Numbers, ys: Numbers, color: str, style: str = _SOLID) -> None:
+    def line(self, xs: Numbers, ys: Numbers, color: str, style: str = _SOLID, name: str = "") -> None:
+        """Draw a line; one with a name stands in the legend."""
+        if name:
+            self.named.append((name, color))
         places = zip(map(self.x, xs), map(self.y, ys), strict=True)
         self.marks.append(polyline(places, color, style))
 
@@ -147,16 +156,16 @@ class Chart:
         """Draw the line of one image i of values (K, N) with a dot on it, before the mean of all, grey and dashed."""
         chosen = values[:, i].tolist()
         self.guide(xs, values.mean(1).tolist())
-        self.line(xs, chosen, COLORS[0])
+        self.line(xs, chosen, COLORS[0], name=one)
         self.dot(xs[at], chosen[at])
-        return self.svg((one, COLORS[0]), (f"{mean}, dashed", "#666"))
+        return self.svg((f"{mean}, dashed", "#666"))
 
     def make_room(self) -> None:
         """Move the curves down, below a legend of up to five lines."""
         self.height, self.bottom, self.top = 310, 270, 100
 
     def svg(self, *legend: tuple[str, str]) -> bytes:
-        """The whole picture; `legend` holds (text, colour) from the top right down."""
+        """The whole picture; `legend` holds (text, colour) below the named lines, from the top right down."""
         axes = f"M{self.left},{self.top}V{self.bottom}H{self.right}"
         parts = [f'<path d="{axes}" fill="none" stroke="#888"/>']
         for value, label in _ticks(self.xs):
@@ -170,7 +179,7 @@ class Chart:
         parts.append(text(center, self.height - 4, self.x_title))
         parts.append(text(14, middle, self.y_title, turned))
         parts += self.marks
-        for k, (label, color) in enumerate(legend):
+        for k, (label, color) in enumerate([*self.named, *legend]):
             style = f'{_END} fill="{color}"'
             parts.append(text(self.right, self.legend + 16 * k, label, style))
         return drawing(self.width, self.height, parts)

@@ -81,9 +81,9 @@ class EffortExplorer(Explorer):
         for name in self.costs:
             if name != attack:
                 chart.guide(places[name], shares[name], "#bbbbbb")
-        chart.line(places[attack], shares[attack], COLORS[1])
+        chart.line(places[attack], shares[attack], COLORS[1], name=attack)
         chart.dot(self._place(attack, effort), self.share(attack, effort))
-        return chart.svg((attack, COLORS[1]), ("the others, dashed", "#888"))
+        return chart.svg(("the others, dashed", "#888"))
 
     def _place(self, attack: str, effort: float) -> float:
         return math.log10(self.costs[attack] * effort)

@@ -51,16 +51,15 @@ class LengthExplorer(Explorer):
         above, below = [self.x[i]], [self.target[i]]
         chart = Chart((0, self.lengths[-1]), (0, 1), "length (of the way to the target)", "share that stay")
         chart.make_room()
-        legend, told = [], []
+        told = []
         for name, color in zip(self.models, cycle(COLORS), strict=False):
             above.append(self.attacked[name, length][i])
             below.append(self.copies[name, length][i])
             shares = [self.share(name, place) for place in self.lengths]
-            chart.line(self.lengths, shares, color)
+            chart.line(self.lengths, shares, color, name=name)
             chart.dot(length, self.share(name, length), color)
-            legend.append((name, color))
             fate = "stays" if self.kept[name, length][i] else "turns"
             told.append(f"{name}: <b>{fate}</b>, {self.share(name, length):.0%} of all stay")
         self.picture.value = enlarged(torch.stack(above), torch.stack(below), width=96)
         self.say(*told)
-        self.curve.value = chart.svg(*legend)
+        self.curve.value = chart.svg()

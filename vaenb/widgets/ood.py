@@ -8,7 +8,7 @@ import ipywidgets as ipw
 import torch
 from torch import Tensor
 
-from vaenb.checks import check_counts, check_images, check_vector
+from vaenb.checks import check_images, check_vector
 from vaenb.data import recolor
 from vaenb.metrics.detection import auroc
 from vaenb.plots import COLORS
@@ -127,8 +127,8 @@ class ContrastExplorer(Explorer):
 
     `scores` maps names to functions that give images (M, C, H, W) their log-likelihoods, or whatever else is larger for
     images that a model finds ordinary, (M,); `reference` maps the same names to the scores (n,) of ordinary test
-    images. The images x (N, C, H, W) are scored here at each contrast and brightness, `chunk` at a time, 144 · N for
-    each score, so that no slider waits.
+    images. The images x (N, C, H, W) are scored here at each contrast and brightness, 144 · N for each score,
+    so that no slider waits.
     Look where the curve rises as the image fades to grey: Nalisnick et al. (2019, 1810.09136) found that it does.
     """
 
@@ -140,11 +140,8 @@ class ContrastExplorer(Explorer):
         scores: dict[str, Callable[[Tensor], Tensor]],
         x: Tensor,
         reference: dict[str, Tensor],
-        *,
-        chunk: int = 512,
     ) -> None:
         check_images(x)
-        check_counts(chunk=chunk)
         if not scores or scores.keys() != reference.keys():
             raise ValueError(f"reference: scores for each of {list(scores)} expected, got {list(reference)}")
         self.x = x
@@ -156,7 +153,7 @@ class ContrastExplorer(Explorer):
         for name, score in scores.items():
             self.reference[name] = _vector(reference[name], f"reference[{name!r}]")
             parts = []
-            for part in torch.cat(changed).split(chunk):
+            for part in torch.cat(changed).split(512):
                 found = score(part)
                 parts.append(_vector(found, f"scores[{name!r}], what it gives", len(part)))
             self.values[name] = torch.cat(parts).view(9, 16, len(x))
@@ -212,11 +209,11 @@ def _histograms(groups: dict[str, Tensor], mark: float, x_title: str, mark_title
         shares.append((counts / len(values)).tolist())
     top = 1.25 * max(map(max, shares))
     chart = Chart((low, high), (0, top), escape(x_title), "share")
-    for share, color in zip(shares, COLORS, strict=False):
-        chart.line(middles, share, color)
+    for name, share, color in zip(groups, shares, COLORS, strict=False):
+        chart.line(middles, share, color, name=name)
     at = min(max(mark, low), high)
     chart.guide([at, at], [0, top], "#000000")
-    return chart.svg(*zip(groups, COLORS, strict=False), (mark_title, "#000"))
+    return chart.svg((mark_title, "#000"))
 
 
 def _vector(values: Tensor, name: str, count: int | None = None) -> Tensor:

@@ -82,12 +82,10 @@ class ConsistencyExplorer(Explorer):
         top = max(0.5, *map(max, share.values()))
         chart = Chart((0, self.radii[-1]), (0, top), "radius ε (of the pixel range)", "share n ≥ 2")
         chart.make_room()
-        legend = []
         for (kind, line), color in zip(share.items(), cycle((COLORS[0], COLORS[2])), strict=False):
-            chart.line(self.radii, line, color)
-            legend.append((f"{kind}, {self.own[kind].shape[1]} images", color))
+            chart.line(self.radii, line, color, name=f"{kind}, {self.own[kind].shape[1]} images")
         chart.dot(self.radii[k], share[self.kind.value][k])
-        return chart.svg(*legend)
+        return chart.svg()
 
 
 def _radii(changed: dict[str, dict[float, Tensor]]) -> list[float]:

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import ipywidgets as ipw
 import torch
 from torch import Tensor
 
@@ -13,7 +12,7 @@ from vaenb.metrics.blocks import in_blocks
 from vaenb.metrics.distortion import DDCurve
 from vaenb.metrics.images import ssim
 from vaenb.plots import COLORS
-from vaenb.widgets.chart import Chart, Explorer, check_curves, enlarged, slider_of
+from vaenb.widgets.chart import Chart, Explorer, check_curves, enlarged, radius_slider, slider_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,8 +64,8 @@ class TwoAttacksExplorer(Explorer):
                 raise ValueError(f"codes[{name!r}]: a curve of the codes of x expected, got one of other images")
             self.by_image[name] = _measured(self.deltas, copies, clean, x)
         self.model = slider_of(models, "model")
-        self.eps = _radius_slider(self.radii, "on the code, radius ε")
-        self.delta = _radius_slider(self.deltas, "on the image, radius δ")
+        self.eps = radius_slider(self.radii.tolist(), "on the code, radius ε")
+        self.delta = radius_slider(self.deltas.tolist(), "on the image, radius δ")
         self.image = slider_of(range(len(x)), "test image")
         caption = "original · reconstruction · that of the attacked code<br>attacked image · its reconstruction"
         super().__init__(caption)
@@ -124,11 +123,6 @@ def _measured(radii: Tensor, copies: Tensor, clean: Tensor, x: Tensor) -> Attack
         original.append(ssim(x, row))
     shares = (radii / radii[-1]).tolist()
     return Attacked(shares, copies.cpu(), torch.stack(own).cpu(), torch.stack(original).cpu())
-
-
-def _radius_slider(radii: Tensor, description: str) -> ipw.SelectionSlider:
-    shown = [f"{radius:.3g}" for radius in radii.tolist()]
-    return slider_of(range(len(radii)), description, shown.__getitem__, index=len(radii) // 2)
 
 
 def _pair(side: Attacked, k: int, i: int) -> str:

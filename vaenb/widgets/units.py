@@ -12,7 +12,7 @@ from vaenb.checks import check_number
 from vaenb.contract import LatentModel
 from vaenb.metrics.distortion import DDCurve, aaddc_abs, scale_free
 from vaenb.plots import COLORS
-from vaenb.widgets.chart import LAZY, Chart, Explorer, check_curves, enlarged, slider_of
+from vaenb.widgets.chart import LAZY, Chart, Explorer, check_curves, enlarged, radius_slider, slider_of
 
 LATENT, OWN = "latent units", "own spreads"
 
@@ -51,8 +51,7 @@ class UnitExplorer(Explorer):
         self._decoded = lru_cache(maxsize=64)(self._decode)
         self.unit = ipw.ToggleButtons(options=[LATENT, OWN], description="radius in")
         self.unit.style.description_width = "11em"
-        steps = range(len(self.radii))
-        self.eps = slider_of(steps, "attack radius ε", lambda k: f"{self.radii[k]:.3g}", index=len(steps) // 2)
+        self.eps = radius_slider(self.radii.tolist(), "attack radius ε")
         self.lam = slider_of(models, "weight λ", **LAZY)
         self.image = slider_of(range(len(x)), "test image", **LAZY)
         self.unit.observe(self._relabel, "value")
@@ -147,14 +146,12 @@ def _chart(radii: Tensor, values: dict[str, Tensor], k: int, i: int, unit: str) 
     chart = Chart((0, places[-1]), (low, 1), f"attack radius ε ({unit})", "mean SSIM")
     chart.make_room()
     chart.guide([places[k], places[k]], [low, 1])
-    legend = []
     for (name, ssim), color in zip(values.items(), cycle(COLORS), strict=False):
         mean = ssim.mean(1).tolist()
-        chart.line(places, mean, color)
+        chart.line(places, mean, color, name=name)
         chart.dot(places[k], mean[k], color)
         chart.ring(places[k], ssim[k, i].item(), color)
-        legend.append((name, color))
-    return chart.svg(*legend, ("ring: this image", "#666"))
+    return chart.svg(("ring: this image", "#666"))
 
 
 def _check_names(models: Mapping, **results: Mapping) -> None:
