@@ -360,6 +360,13 @@ def test_at_a_level_of_the_schedule_its_own_steps_are_the_ddgms(net):
         torch.testing.assert_close(own, net.denoise(noise(), switch, **walk | {"generator": seeded()}))
 
 
+def test_a_misspelt_word_is_refused_by_a_daed_as_by_a_ddgm():
+    net = exact(linear(40))
+    for model in (net, DAED(net, exact_denoiser(0.1))):
+        with pytest.raises(TypeError, match="etta"):
+            model.denoise(noise(), 40, etta=0.0)
+
+
 def test_on_a_schedule_with_this_beta_a_daed_is_the_ddgm_and_the_denoiser_in_turn():
     part = awake(ddgm(**SMALL, first=0.15))
     last = awake(denoiser(image_shape=SHAPE, beta_1=0.15, channels=8))

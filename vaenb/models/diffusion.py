@@ -205,19 +205,26 @@ class DAED:
         if self.switch == ddgm.steps:
             raise ValueError(f"first: β₁ = {1 - self.level:.3g} is as much noise as all {ddgm.steps} steps add")
 
-    def denoise(self, x_t: Tensor, t: int, **sampler: Unpack[Sampler]) -> Tensor:
+    def denoise(
+        self,
+        x_t: Tensor,
+        t: int,
+        *,
+        evaluations: int | None = None,
+        eta: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
         """Walk states x_t of a step t > `switch` back to images (N, C, S, S) in [0, 1]; see `DDGM.reverse`.
 
         `evaluations` counts calls of both networks, and is 2 at least.
         """
         check_whole("t", t, least=self.switch + 1, most=self.steps)
-        evaluations = sampler.get("evaluations")
         if evaluations is not None:
             check_whole("evaluations", evaluations, least=2)
             evaluations -= 1  # one is the denoiser's
         times = _spaced(int(t), self.switch, evaluations)
         levels = [*self.ddgm.alpha_bar[times[:-1]].tolist(), self.level]
-        x_1 = self.ddgm.walk(x_t, times, levels, sampler.get("eta", 1.0), sampler.get("generator"))
+        x_1 = self.ddgm.walk(x_t, times, levels, eta, generator)
         return self.first.denoise(x_1, 1)
 
     def by_own_steps(self, x_1: Tensor, **sampler: Unpack[Sampler]) -> Tensor:

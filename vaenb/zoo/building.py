@@ -145,8 +145,8 @@ zoo.card("mnist/kld")["gate"]  # has it converged?
 
 A model's card says how it was trained, on which data, how it came through the gate *converged*, and with which
 versions. The gate looks at the loss, and at how far a third more passes move a statistic. That of document 002a's
-models, MS-SSIM under an attack on the encoder, spread from .56 to .68 over five training runs of `mnist/vae`. So two
-runs can differ by .17, and a move within that says nothing of the passes.
+models, MS-SSIM under an attack on the encoder, spread from .57 to .65 over five training runs of `mnist/vae`. So two
+runs can differ by .13, and a move within that says nothing of the passes.
 A file that is damaged or that does not belong to its card is refused.
 
 ## Add one

@@ -116,7 +116,7 @@ def _against_total_correlation(data: str, beta: float) -> Entry:
     return _document_001(data, "tc", beta, passes=_FEWER_001, size=55_000)
 
 
-_PASSES_002A = {"mnist": 12, "fashion_mnist": 8}  # at eight HMC's gain on digits still grew with every pass
+_PASSES_002A = {"mnist": 12, "fashion_mnist": 8}  # eight are too few for HMC's gain on digits
 
 
 def _document_002a(data: str, beta: float = 1.0) -> Entry:
