@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.oracles import LinearGaussian, seeded
-from vaenb import data, zoo
+from vaenb import data, tensorfile, zoo
 from vaenb.__main__ import main
 from vaenb.audit import reference
 from vaenb.checkpoints import trained
@@ -88,6 +88,18 @@ def test_a_recipe_that_fails_its_gate_is_kept_out(tiny, monkeypatch, capsys):
     assert main(["zoo", "build", "mnist/tiny"]) == 1
     assert "mnist/tiny can't go into the zoo; lengthen its recipe" in capsys.readouterr().err
     assert zoo.names() == []
+
+
+def test_the_same_weights_give_the_same_bytes(built):
+    """An audit belongs to its model by the digest of the file: a rebuild of the same weights must not lose it."""
+    weights, _ = shelf.paths("mnist/tiny")
+    tensors, notes = tensorfile.read(weights)
+    first = weights.read_bytes()
+    again = weights.with_name("again.safetensors")
+    for _ in range(20):  # safetensors leaves the order of the notes to chance
+        tensorfile.write(again, tensors, notes)
+        assert again.read_bytes() == first
+    assert tensorfile.read(again)[1] == notes
 
 
 def test_damaged_and_altered_files_are_refused(built):

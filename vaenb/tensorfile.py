@@ -17,10 +17,25 @@ class DamagedCheckpoint(RuntimeError):
 
 
 def write(path: Path, tensors: dict[str, Tensor], notes: dict[str, str]) -> None:
-    """Write tensors of any device with notes beside them; the file takes `path`'s place when it is complete."""
+    """Write tensors of any device with notes beside them; the file takes `path`'s place when it is complete.
+
+    The same content gives the same bytes.
+    """
     plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
     digest = _digest(plain, notes)
-    files.write(path, to_safetensors(plain, notes | {"digest": digest}))
+    files.write(path, _in_order(to_safetensors(plain, notes | {"digest": digest})))
+
+
+def _in_order(content: bytes) -> bytes:
+    """A safetensors file with its header in alphabetic order: the library's own order of notes is left to chance.
+
+    A file is the length of the header (8 bytes, little-endian), the header (JSON, filled up with spaces to a multiple
+    of 8 bytes), and the tensors, whose places the header counts from its own end.
+    """
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8:start]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + content[start:]
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

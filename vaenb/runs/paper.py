@@ -17,10 +17,16 @@ def estimate(jobs: list[Job], *, workers: int | None = None) -> str:
     known = evidence.kept_runs()
     lines, times = [], []
     for job in waiting:
-        seconds = _last_time(job, known)
-        if seconds:
+        told = "not timed yet"
+        about = _last_run(job, known)
+        if about:
+            read_back = about.get("seconds_read_back")
+            seconds = about["seconds"] + (read_back or 0)
             times.append(seconds)
-        lines.append(f"  {job.folder.name}: {_minutes(seconds) if seconds else 'not timed yet'}")
+            told = _minutes(seconds)
+            if read_back is None:
+                told = f"at least {told} (what it read from the store was not counted)"
+        lines.append(f"  {job.folder.name}: {told}")
     finished = len(jobs) - len(waiting)
     lines.append(f"{len(jobs)} runs, of which {finished} are finished; {len(times)} of the rest were timed")
     if times:
@@ -29,13 +35,12 @@ def estimate(jobs: list[Job], *, workers: int | None = None) -> str:
     return "\n".join(lines)
 
 
-def _last_time(job: Job, known: list[dict]) -> float | None:
+def _last_run(job: Job, known: list[dict]) -> dict | None:
+    """The run.json of the kept run of these parameters, if it has been timed."""
     for about in known:
-        if about.get("notebook") == job.notebook.stem and about.get("parameters") == job.parameters:
-            seconds = about.get("seconds")
-            if not isinstance(seconds, (int, float)):
-                return None
-            return seconds + (about.get("seconds_read_back") or 0)
+        same = about.get("notebook") == job.notebook.stem and about.get("parameters") == job.parameters
+        if same and isinstance(about.get("seconds"), (int, float)):
+            return about
     return None
 
 

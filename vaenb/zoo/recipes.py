@@ -134,7 +134,7 @@ def _hierarchy() -> Entry:
     """Three groups of latents, 16 + 32 + 64 of them."""
     groups = ((1, 16), (4, 2), (8, 1))
     arguments = {"image_shape": (1, 32, 32), "channels": 32, "groups": groups, "likelihood": "bernoulli"}
-    return Entry("hierarchical_vae", arguments, {"epochs": 8}, "encoder attack")
+    return Entry("hierarchical_vae", arguments, {"epochs": _PASSES_002A["mnist"]}, "encoder attack")
 
 
 _PASSES_004 = {"fashion_mnist": 8, "mnist": 8, "cifar10": 8, "svhn_7k": 40}
