@@ -186,9 +186,11 @@ def test_the_plan_fits_the_notebooks(monkeypatch):
 
 
 DRAWS = """
+from IPython.display import Markdown, display
 (folder / "curve.plotly.json").write_text('{"data": []}')
 (folder / "curve.csv").write_text(f"x,y\\n1,{beta}\\n")
 print("said")
+display(Markdown("| told |"))
 """
 
 
@@ -219,7 +221,8 @@ def test_the_paper_profile_runs_what_has_data_and_keeps_what_it_found(project, c
     kept = project / "figures" / "00_tiny-mnist"
     about = json.loads((kept / "run.json").read_text())
     assert about["parameters"] == {"profile": "paper", "beta": 2.0, "limit": 5} and about["seconds"] > 0
-    assert (kept / "curve.csv").read_text() == "x,y\n1,2.0\n" and (kept / "printed.txt").read_text() == "said\n"
+    assert (kept / "curve.csv").read_text() == "x,y\n1,2.0\n"
+    assert (kept / "printed.txt").read_text() == "said\n| told |\n"
     verdicts = project / "figures" / "claims.json"
     (found,) = (row for row in json.loads(verdicts.read_text()) if row["claim"] == tiny.CLAIM)
     assert found["cells"][tiny.CELL]["effect"] == 2.0 and found["verdict"] == "reproduced"

@@ -1,6 +1,6 @@
 """The folder `figures/`, which keeps what the paper profile found, and the lists and tables that are made from it.
 
-`collect` takes in a run: a folder with its pictures, their numbers, evidence, settings, what was printed. `remake`
+`collect` takes in a run: a folder with its pictures, their numbers, evidence, settings, what was printed, tables. `remake`
 makes `manifest.json` (every picture and what made it), `claims.json` (every verdict), and the tables of claims in
 README, docs/claims.md and the notebooks' texts.
 """
@@ -75,11 +75,14 @@ def _copy_figure(folder: Path, target: Path, name: str) -> None:
 
 
 def _printed(notebook: Path) -> str:
+    """What a notebook printed, and its tables."""
     text = ""
     for cell in read_book(notebook).cells:
         for output in cell.get("outputs", []):
             if output.output_type == "stream" and output.name == "stdout":
                 text += output.text
+            elif table := output.get("data", {}).get("text/markdown"):
+                text += f"{table}\n"
     return text
 
 
