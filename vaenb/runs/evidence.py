@@ -1,6 +1,6 @@
 """The folder `figures/`, which keeps what the paper profile found, and the lists and tables that are made from it.
 
-`collect` takes in a run: a folder with its pictures, their numbers, evidence, settings, what was printed, tables. `remake`
+`collect` takes in a run: a folder with its pictures, their numbers, evidence, settings, what was printed. `remake`
 makes `manifest.json` (every picture and what made it), `claims.json` (every verdict), and the tables of claims in
 README, docs/claims.md and the notebooks' texts.
 """
