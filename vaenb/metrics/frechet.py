@@ -13,7 +13,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from vaenb.checks import check_counts, check_features, check_images, check_whole, in_training
+from vaenb.checks import check_counts, check_features, check_images, check_whole, evaluating
 from vaenb.metrics.blocks import in_blocks
 from vaenb.precision import no_autocast, widened
 
@@ -70,9 +70,8 @@ class FID:
         """Features (N, F) of images x, `chunk` at a time: keep them where a set is compared more than once."""
         check_images(x, name)
         check_counts(chunk=chunk)
-        if in_training(self.network):
-            raise ValueError("features: the network is in training mode; call its eval()")
-        return in_blocks(self._rows, x, size=chunk)
+        with evaluating("features"):
+            return in_blocks(self._rows, x, size=chunk)
 
     def _rows(self, x: Tensor) -> Tensor:
         values = self.network(x)
