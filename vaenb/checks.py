@@ -291,14 +291,18 @@ def check_choice(name: str, value, choices: Iterable[str]) -> None:
         raise ValueError(f"{name}: one of {', '.join(choices)} expected, got {value!r}")
 
 
-def check_vector(x, name: str, count: int | None = None) -> None:
-    """Refuse what is not a tensor of finite numbers (N,), N ≥ 1 or as many as `count`. Raises TypeError, ValueError."""
+def check_vector(x, name: str, count: int | None = None) -> Tensor:
+    """Refuse what is not a tensor of finite numbers (N,), N ≥ 1 or as many as `count`; give it in doubles on the CPU.
+
+    Raises TypeError or ValueError.
+    """
     if not isinstance(x, Tensor):
         raise TypeError(f"{name}: a torch tensor (N,) expected, got {type(x).__name__}")
     if x.ndim != 1 or len(x) == 0 or count not in (None, len(x)):
         raise ValueError(f"{name}: one number for each image, ({count or 'N'},), expected, got shape {tuple(x.shape)}")
     if not x.isfinite().all():
         raise ValueError(f"{name}: NaN or infinite values at {(~x.isfinite()).nonzero().flatten().tolist()[:5]}")
+    return x.detach().double().cpu()
 
 
 def check_rows(x, name: str = "x") -> None:

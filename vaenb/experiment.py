@@ -29,7 +29,7 @@ from vaenb.measurements import kept
 from vaenb.metrics.distortion import dd_curve, measure_distortion
 from vaenb.metrics.images import LPIPS, WeightsUnavailable, brightness, ms_ssim, mse, psnr, ssim
 from vaenb.training import Recipe
-from vaenb.zoo import FIRST_SEED
+from vaenb.zoo import FIRST_SEED, Entry
 
 RUNS = {"quick": 1, "paper": 5}
 _METRICS = {"SSIM": ssim, "MS-SSIM": ms_ssim, "MSE": mse, "PSNR": psnr, "brightness": brightness}
@@ -142,7 +142,7 @@ class Experiment:
             models |= self.train(builders, lessons, runs=runs, **recipe)
         return models
 
-    def _lessons(self, name: str) -> tuple[zoo.Entry, ImageSet, Recipe]:
+    def _lessons(self, name: str) -> tuple[Entry, ImageSet, Recipe]:
         """A model of the zoo's: its entry, the images to train on, and its recipe with those that are held out."""
         entry = zoo.recipe(name)
         lessons, held_out = (images.to(self.device) for images in entry.images())
