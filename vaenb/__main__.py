@@ -265,9 +265,7 @@ def _values(given: list[list[str]], notebook: Path) -> dict[str, list]:
     values: dict[str, list] = {}
     for name, *texts in given:
         if name in values:
-            raise ValueError(
-                f"parameter {name!r}: it is given twice; a list is '[1, 4]', a sweep's values stand together"
-            )
+            raise ValueError(f"parameter {name!r}: it is given twice; a list is '[1, 4]', a sweep's are one -p")
         annotation = cell.get(name, {}).get("inferred_type_name")
         values[name] = [_value(text.removeprefix(_SHIELD), annotation) for text in texts]
     return values

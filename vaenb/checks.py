@@ -196,9 +196,8 @@ def check_input(network: nn.Module, x: Tensor, name: str, shape: tuple[int, ...]
     same_type = x.dtype == weight.dtype or torch.is_autocast_enabled(x.device.type)
     if not same_type or x.device != weight.device:
         hint = f"{name}.to(…)" if x.is_floating_point() else f"{name}.float() / 255"
-        raise TypeError(
-            f"{name}: the model's {weight.dtype} on {weight.device} expected, got {x.dtype} on {x.device}; use {hint}"
-        )
+        wanted = f"the model's {weight.dtype} on {weight.device}"
+        raise TypeError(f"{name}: {wanted} expected, got {x.dtype} on {x.device}; use {hint}")
 
 
 def check_labels(labels: Tensor, count: int, classes: int | None = None) -> None:

@@ -150,7 +150,7 @@ def pooled(groups: Groups, *, cells: int | None = None) -> Estimate:
     """
     if not groups or not all(groups):
         raise ValueError("groups: at least one group, and a cell in each, expected, got an empty one")
-    parts = [_group(group) for group in groups]
+    parts = list(map(_group, groups))
     effect = total = spread = 0.0
     for part, weight in zip(parts, _weights(groups, cells), strict=True):
         square = (weight * (part.error or 0.0)) ** 2
@@ -171,7 +171,7 @@ def _half_width(error: float, df: float | None) -> float:
 
 
 def _weights(groups: Groups, cells: int | None) -> list[float]:
-    sizes = [len(group) for group in groups]
+    sizes = list(map(len, groups))
     total = cells or sum(sizes)
     return [size / total for size in sizes]
 
@@ -254,7 +254,7 @@ def _group(cells: Sequence[Values]) -> Estimate:
     else:
         square, freedom = variance(arrays.mean(0), whole=_whole(arrays))
         error, df = math.sqrt(square), float(freedom)
-    effect = float(np.mean([_effect(cell) for cell in cells]))
+    effect = float(np.mean(list(map(_effect, cells))))
     n = images if images > 1 else None
     trained = runs if runs > 1 else None
     return Estimate(effect, effect, effect, n=n, runs=trained, error=error, df=df or None)

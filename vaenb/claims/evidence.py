@@ -153,9 +153,8 @@ class Run:
         _check_shapes(cell.name, kept, runs)
         images = next(iter(kept.values())).shape[1]
         if self.profile == "paper" and cell.images not in (0, images):
-            raise ValueError(
-                f"{where} is frozen at {cell.images} images (the first of claims.images()[{data!r}]), got {images}"
-            )
+            first = f"the first of claims.images()[{data!r}]"
+            raise ValueError(f"{where} is frozen at {cell.images} images ({first}), got {images}")
         for name, array in kept.items():
             _check_axes(cell, name, array)
             if cell.measure == "share" and cell.statistic in _OF_SHARES and not (0 <= array.min() <= array.max() <= 1):
@@ -172,7 +171,7 @@ class Run:
             row = {key: value for key, value in vars(record).items() if key != "arrays"}
             listed.append(row | {"arrays": keys})
         about = {key: getattr(self, key) for key in _ABOUT}
-        listing = {"format": _FORMAT, **about, "records": listed, "gates": [asdict(gate) for gate in gates]}
+        listing = {"format": _FORMAT, **about, "records": listed, "gates": list(map(asdict, gates))}
         listing["seconds_read_back"] = spent.total()
         text = json.dumps(files.plainly(listing), indent=1)
         letters = np.frombuffer(text.encode(), dtype=np.uint8)
@@ -273,7 +272,7 @@ def found(folders: Iterable[Path | str] | None = None) -> list[Run]:
 
     What an unfinished run left does not count; a damaged file is named in a warning and skipped.
     """
-    roots = [files.runs_folder(), files.project_folder() / "figures"] if folders is None else [Path(f) for f in folders]
+    roots = [files.runs_folder(), files.project_folder() / "figures"] if folders is None else list(map(Path, folders))
     if folders is not None and (absent := [str(f) for f in roots if not f.is_dir()]):
         raise ValueError(f"folders must be existing folders, got {', '.join(absent)}")
     runs = []

@@ -48,7 +48,7 @@ def sprite_factors(index: Tensor) -> Tensor:
 
 def sprite_index(shape, scale, rotation, x, y) -> Tensor:
     """Return the indices of these factors' positions (ints or integer tensors that broadcast), e.g. scale 0..5."""
-    given = [torch.as_tensor(position) for position in (shape, scale, rotation, x, y)]
+    given = map(torch.as_tensor, (shape, scale, rotation, x, y))
     positions = torch.broadcast_tensors(*given)
     index = torch.zeros_like(positions[0], dtype=torch.int64)
     for name, position, size in zip(FACTORS, positions, SIZES, strict=True):

@@ -77,9 +77,8 @@ class FID:
         values = self.network(x)
         if not isinstance(values, Tensor) or values.ndim != 2 or len(values) != len(x):
             got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
-            raise ValueError(
-                f"features: the network has to map {len(x)} images to ({len(x)}, F), got {got}; flatten(1) it"
-            )
+            n = len(x)
+            raise ValueError(f"features: the network has to map {n} images to ({n}, F), got {got}; flatten(1) it")
         return widened(values)
 
 

@@ -45,9 +45,7 @@ def collect(folder: Path) -> Path:
     target = figures_folder() / entry.folder
     for name in entry.figures:
         if (target / f"{name}.csv").is_file() and not (folder / f"{name}.csv").is_file():
-            raise ValueError(
-                f"{folder}: there is no {name}.csv, and the run before it has one; give plots.save its table=…"
-            )
+            raise ValueError(f"{folder}: there is no {name}.csv, as the run before has; give plots.save its table=…")
         _copy_figure(folder, part, name)
     if (folder / "evidence.npz").is_file():  # a notebook need not record any
         claims.read(folder)  # refuses a damaged one

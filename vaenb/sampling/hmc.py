@@ -199,9 +199,7 @@ def start(density: Callable, z: Tensor) -> State:
     finite = state.log_density.isfinite() & state.gradient.isfinite().all(1)
     if not finite.all():
         bad = (~finite).nonzero().flatten().tolist()
-        raise ValueError(
-            f"log_density: NaN or infinite (itself or its gradient) at z0 of chain(s) {bad[:5]} of {len(z)}"
-        )
+        raise ValueError(f"log_density: NaN or infinite (it or its gradient) at z0 of chain(s) {bad[:5]} of {len(z)}")
     return state
 
 

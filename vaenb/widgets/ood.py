@@ -33,7 +33,7 @@ class DetectorExplorer(Explorer):
     """
 
     def __init__(self, scores: Scores, images: dict[str, Pair] | None = None) -> None:
-        pairs = [set(group) for group in scores.values()]
+        pairs = list(map(set, scores.values()))
         if not pairs or not pairs[0] or pairs.count(pairs[0]) < len(pairs):
             raise ValueError(f"scores: the same pairs for each detector expected, got {pairs}")
         self.scores: Scores = {}
