@@ -9,12 +9,10 @@ the list once more, for people and other programs.
 import hashlib
 import io
 import json
-import platform
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -222,7 +220,8 @@ def start_run(
     folder = files.expanded(folder or files.runs_folder() / f"{notebook}-{key}").absolute()
     started = datetime.now(UTC).isoformat(timespec="microseconds")
     about = {"notebook": notebook, "profile": profile, "seeds": seeds, "data": data, "settings": parameters}
-    where = {"device": parameters.get("device", "cpu"), "threads": torch.get_num_threads(), "versions": _versions()}
+    where = {"device": parameters.get("device", "cpu"), "threads": torch.get_num_threads()}
+    where["versions"] = files.versions("torch", "torchvision", "torchmetrics", "vaenb")
     run = Run(folder, notebook, profile, next(iter(data), ""), seeds, key, started)
     run._write([], [])  # first, so that an earlier run's evidence never stands by new settings
     files.write_json(folder / "run.json", {**about, **where, "started": started})
@@ -341,13 +340,3 @@ def _check_axes(cell: book.Cell, name: str, array: np.ndarray) -> None:
 def _digest(array: np.ndarray) -> str:
     head = f"{array.dtype}{array.shape}".encode()
     return hashlib.sha256(head + array.tobytes()).hexdigest()[:16]
-
-
-def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version()}
-    for name in ("torch", "torchvision", "torchmetrics", "vaenb"):
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            versions[name] = "not installed"
-    return versions

@@ -1,9 +1,7 @@
 """Making the zoo anew: train from the full data, ask the gate, measure what will be loaded, write weights and card."""
 
 import json
-import platform
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from string import Template
 
@@ -73,7 +71,7 @@ def build(name: str, *, progress: bool = True) -> dict:
         "data": {"train": lessons.digest, "validation": held_out.digest, "test": test.digest},
         "gate": {"statistic": watched.words, "passed": gate.passed, "numbers": gate.numbers},
         "made": datetime.now(UTC).date().isoformat(),
-        "versions": _versions(),
+        "versions": files.versions("vaenb", "torch"),
     }
     return put(model, about, test)
 
@@ -96,13 +94,6 @@ def _halved(model: nn.Module) -> dict[str, torch.Tensor]:
         if not halved[name].isfinite().all():
             raise ValueError(f"{name}: numbers up to 65504, the most that float16 holds, expected, got {value.max()}")
     return halved
-
-
-def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version()}
-    for name in ("vaenb", "torch"):
-        versions[name] = metadata.version(name)
-    return versions
 
 
 def page() -> str:
