@@ -23,6 +23,7 @@ from vaenb.checks import NotDefined, check_choice, check_whole
 from vaenb.claims import book
 from vaenb.claims.gates import Gate
 from vaenb.claims.statistics import STATISTICS, evaluate
+from vaenb.stats import numbers
 
 PROFILES = ("quick", "paper")
 ROLES = ("primary", "probe")
@@ -300,14 +301,7 @@ def _compacted(arrays: Mapping) -> dict[str, np.ndarray]:
 
 def compact(array: np.ndarray | torch.Tensor, name: str = "array") -> np.ndarray:
     """Round an array to what evidence.npz holds. Raises ValueError where it is not finite."""
-    if isinstance(array, torch.Tensor):
-        array = array.detach().cpu()
-        array = array.numpy() if array.is_complex() else array.double().numpy()
-    if np.iscomplexobj(array):
-        raise ValueError(f"{name} must hold real numbers, got {np.asarray(array).dtype}")
-    values = np.asarray(array, dtype=np.float64)
-    if not np.isfinite(values).all():
-        raise ValueError(f"{name} must be finite, got {(~np.isfinite(values)).sum()} NaN or infinite of {values.size}")
+    values = numbers(name, array)
     if (values == np.round(values)).all() and (np.abs(values) <= 127).all():
         return values.astype(np.int8)
     bits = values.astype(np.float32).view(np.uint32)
