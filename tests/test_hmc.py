@@ -369,12 +369,10 @@ def test_whatever_the_run_its_report_is_coherent(n, d, leapfrog_steps, warmup, n
     assert chains.seeds.shape == (n,) and chains.scale.shape == (n, d)
 
 
-def test_mean_best_and_the_worst_dimensions_of_each_chain():
+def test_mean_and_the_worst_dimensions_of_each_chain():
     chains = hmc.sample(banana, double(3, 2), num_samples=50, warmup=20, generator=seeded())
     for k, one in enumerate(chains[[i]] for i in range(3)):
         assert torch.equal(one.mean[0], chains.samples[k].mean(0))
-        best = max(range(50), key=lambda s, k=k: chains.log_density[k, s])
-        assert torch.equal(chains.best[k], chains.samples[k, best]) and torch.equal(one.best[0], chains.best[k])
         worst = min(ess(chains.samples[k, :, d][None]) for d in range(2))
         worse = max(split_rhat(chains.samples[k, :, d][None]) for d in range(2))
         torch.testing.assert_close((chains.ess[k], one.ess[0]), (worst, worst))
@@ -529,7 +527,7 @@ def test_a_number_picks_one_chain_in_the_same_shapes():
     chains = repair(LinearGaussian(), torch.rand(3, 1, 4, 4, generator=seeded()), generator=seeded())
     for k in (0, -1, np.int64(2)):
         one = chains[k]
-        assert one.mean.shape == one.best.shape == (1, 3) and one.ess.shape == one.rhat.shape == (1,)
+        assert one.mean.shape == (1, 3) and one.ess.shape == one.rhat.shape == (1,)
         assert torch.equal(one.last[0], chains.last[int(k)])
     with pytest.raises(IndexError):
         chains[3]

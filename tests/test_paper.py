@@ -317,8 +317,6 @@ def test_what_can_not_be_kept_is_told(project, capsys):
 
 
 ODD_PLANS = [{"folder": "x"}, 3, {"folder": "", "notebook": "x"}, {"folder": "../x", "notebook": "x"}]
-ODD_PLANS += [{"folder": "x", "notebook": "x", "needs": needs} for needs in ("mnist", [None])]
-ODD_PLANS += [{"folder": "x", "notebook": "x", "cpu": [1]}]
 
 
 @pytest.mark.parametrize("entry", ODD_PLANS)

@@ -422,7 +422,6 @@ def test_the_gate_compares_with_a_training_of_four_thirds_of_the_passes(digits, 
     losses = [trained(vae, CONFIG, digits, **ask | {"epochs": n})[1].epochs[-1]["validation_loss"] for n in (2, 3)]
     assert found.losses == tuple(losses) and found.gain == pytest.approx((losses[0] - losses[1]) / 64)
     assert found.numbers["statistic"] == found.statistics[0] and not found.passed and found.gain > 0.003
-    assert "loss alone judged" in str(converged(vae, CONFIG, digits, **ask))
 
 
 def test_a_model_may_say_how_many_nats_a_pixel_its_loss_is_worth(digits):
@@ -439,7 +438,6 @@ def test_a_model_may_say_how_many_nats_a_pixel_its_loss_is_worth(digits):
 def test_the_gate_is_below_three_thousandths_and_half_the_margin(gain, after, passed):
     statistics, margin = (1.0, after), 0.1 - 1e-9
     assert Converged((3, 4), (100.0, 99.0), gain, statistics, margin).passed == passed
-    assert Converged((3, 4), (100.0, 99.0), gain, None, None).passed == (gain < 0.003)
 
 
 def test_the_statistic_may_move_by_what_two_runs_of_one_length_differ_by():
@@ -450,11 +448,9 @@ def test_the_statistic_may_move_by_what_two_runs_of_one_length_differ_by():
     assert not Converged((3, 4), (100.0, 99.0), 0.003, **moved, runs_differ=0.11).passed
 
 
-def test_a_gate_without_validation_images_or_margin_is_refused(digits):
+def test_a_gate_without_validation_images_is_refused(digits):
     with pytest.raises(ValueError, match="validation: images, or a share"):
-        converged(vae, CONFIG, digits, epochs=1)
-    with pytest.raises(ValueError, match="statistic, margin: both or none"):
-        converged(vae, CONFIG, digits, epochs=1, validation=0.1, margin=0.1)
+        converged(vae, CONFIG, digits, statistic=lambda m: 0.0, margin=0.1, epochs=1)
 
 
 def test_fit_works_outside_the_main_thread(digits):

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,17 +20,6 @@ _SHIELD = "\0"  # no argument of a command holds it
 
 def main(arguments: list[str] | None = None) -> int:
     """Run notebooks, sweep over their parameters, or print the ledger; return the exit status."""
-    call = {
-        "run": _run,
-        "sweep": _sweep,
-        "paper": _paper,
-        "claims": _claims,
-        "verify": _verify,
-        "collect": _collect,
-        "publish": _publish,
-        "zoo": _zoo,
-        "audit": _audit,
-    }
     closed = sys.stdout is None  # as by >&-
     if closed:
         sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115
@@ -37,7 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="replace")  # a terminal may know no β
     options = _parser().parse_args(_shielded(sys.argv[1:] if arguments is None else arguments))
     try:
-        status = call[options.command](options)
+        status = options.call(options)
         sys.stdout.flush()
         return status or int(closed)
     except BrokenPipeError:  # whoever reads has enough, as head has
@@ -57,37 +47,33 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="vaenb", description="Run the notebooks, and show what they found.")
     commands = parser.add_subparsers(dest="command", required=True)
-    run = commands.add_parser("run", help="execute one notebook into a folder of its own below runs/")
+    run = _add(commands, "run", _run, "execute one notebook into a folder of its own below runs/")
     run.add_argument("notebook", type=_path)
     run.add_argument("-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"))
     run.add_argument("-o", "--folder", type=_path, help="where the results go")
-    sweep = commands.add_parser("sweep", help="run a notebook at every combination of values (lists as '[1, 4]')")
+    sweep = _add(commands, "sweep", _sweep, "run a notebook at every combination of values (lists as '[1, 4]')")
     sweep.add_argument("notebook", type=_path)
     sweep.add_argument("-p", "--parameter", nargs="+", action="append", default=[], metavar=("NAME", "VALUE"))
     sweep.add_argument("--profile", choices=("quick", "paper"), help="short for -p profile NAME")
     sweep.add_argument("-o", "--folder", type=_path, help="where the runs' folders and the table go (default: runs/)")
-    paper = commands.add_parser("paper", help="run every numbered notebook in the paper profile, into figures/")
+    paper = _add(commands, "paper", _paper, "run every numbered notebook in the paper profile, into figures/")
     paper.add_argument("notebooks", type=_path, nargs="*", help="only these")
     paper.add_argument("--device", default="cpu", help="on cuda the documents' sizes, on cpu (default) what fits")
     paper.add_argument("--dry-run", action="store_true", help="only say what would run, and how long it takes")
     for command in (sweep, paper):
         command.add_argument("--workers", type=int, help="local processes of one thread (default: one a core)")
         command.add_argument("--scheduler", metavar="ADDRESS", help="a running Dask scheduler instead, tcp://host:8786")
-    ledger = commands.add_parser("claims", help="the ledger: every claim of the documents, and what the runs found")
+    ledger = _add(commands, "claims", _claims, "the ledger: every claim of the documents, and what the runs found")
     ledger.add_argument("--markdown", action="store_true", help="as docs/claims.md has it, from figures/ alone")
-    verify = commands.add_parser("verify", help="compute a claim's verdict again from the stored arrays, step by step")
+    verify = _add(commands, "verify", _verify, "compute a claim's verdict again from the stored arrays, step by step")
     verify.add_argument("claim", help="its id, such as 002a.hmc.acc")
-    verify.add_argument(
-        "-o",
-        "--folder",
-        type=_path,
-        help="where evidence is looked for (default: figures/, which the ledger is made from)",
-    )
-    collect = commands.add_parser("collect", help="take runs into figures/ and make its lists and tables anew")
+    looked = "where evidence is looked for (default: figures/, which the ledger is made from)"
+    verify.add_argument("-o", "--folder", type=_path, help=looked)
+    collect = _add(commands, "collect", _collect, "take runs into figures/ and make its lists and tables anew")
     collect.add_argument("folders", type=_path, nargs="*", help="finished runs that the plan of figures/ names")
-    publish = commands.add_parser("publish", help="execute notebooks and write them back clean, as they are committed")
+    publish = _add(commands, "publish", _publish, "execute notebooks and write them back clean, as they are committed")
     publish.add_argument("notebooks", type=_path, nargs="+")
-    zoo = commands.add_parser("zoo", help="show the reference models, or build them anew from the full data")
+    zoo = _add(commands, "zoo", _zoo, "show the reference models, or build them anew from the full data")
     actions = zoo.add_subparsers(dest="action")
     build = actions.add_parser("build", help="train, judge and measure them")
     build.add_argument("names", nargs="*", help="only these (default: what is missing or has a new recipe)")
@@ -97,8 +83,14 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add(commands, name: str, call: Callable, about: str) -> argparse.ArgumentParser:
+    command = commands.add_parser(name, help=about)
+    command.set_defaults(call=call)
+    return command
+
+
 def _add_audit(commands) -> None:
-    audit = commands.add_parser("audit", help="how robust is my VAE? A page, beside the zoo's models")
+    audit = _add(commands, "audit", _audit, "how robust is my VAE? A page, beside the zoo's models")
     audit.add_argument("model", help="mine.py:model, zoo:mnist/kld, or with --adapter a folder")
     audit.add_argument("--adapter", choices=("diffusers", "pythae"), help="the library that saved the folder")
     audit.add_argument("--data", required=True, metavar="IMAGES", help="an .npz, a folder of images, a known set")
@@ -112,9 +104,8 @@ def _add_audit(commands) -> None:
     known = ("mnist", "fashion_mnist")
     audit.add_argument("--reference", type=str.lower, choices=known, help="the set that the images in --data are of")
     audit.add_argument("--seed", type=int, default=0, help="of attacks and chains (default: 0)")
-    audit.add_argument(
-        "-o", "--folder", type=_path, default=Path("audit"), help="where the page goes (default: audit/)"
-    )
+    goes = "where the page goes (default: audit/)"
+    audit.add_argument("-o", "--folder", type=_path, default=Path("audit"), help=goes)
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -243,8 +234,7 @@ def _audit(options: argparse.Namespace) -> int:
     from vaenb.data import DatasetUnavailable
 
     if options.folder.exists() and not options.folder.is_dir():
-        print(f"vaenb: -o: a folder expected, {options.folder} is a file", file=sys.stderr)
-        return 1
+        raise ValueError(f"-o: a folder expected, {options.folder} is a file")
     options.folder.mkdir(parents=True, exist_ok=True)  # before hours of work that could not be written
     try:
         report, title = command.audited(options)
@@ -275,9 +265,7 @@ def _values(given: list[list[str]], notebook: Path) -> dict[str, list]:
     values: dict[str, list] = {}
     for name, *texts in given:
         if name in values:
-            raise ValueError(
-                f"parameter {name!r}: it is given twice; a list is '[1, 4]', a sweep's values stand together"
-            )
+            raise ValueError(f"parameter {name!r}: it is given twice; a list is '[1, 4]', a sweep's are one -p")
         annotation = cell.get(name, {}).get("inferred_type_name")
         values[name] = [_value(text.removeprefix(_SHIELD), annotation) for text in texts]
     return values

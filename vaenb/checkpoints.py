@@ -126,8 +126,8 @@ class Converged:
     epochs: tuple[int, int]  # of the recipe, and of the longer training
     losses: tuple[float, float]  # their validation losses, in nats an image
     gain: float  # nats a pixel
-    statistics: tuple[float, float] | None  # None: only the loss was judged
-    margin: float | None
+    statistics: tuple[float, float]
+    margin: float
     runs_differ: float = 0.0  # by so much do two runs of one length
 
     @property
@@ -136,30 +136,25 @@ class Converged:
 
         Where two runs of one length differ by more than that, it may move by as much as they do.
         """
-        if not self.gain < LARGEST_GAIN:  # nor is NaN
-            return False
-        if self.statistics is None or self.margin is None:
-            return True
         before, after = self.statistics
-        return abs(after - before) < max(self.margin / 2, self.runs_differ)
+        moved = abs(after - before) < max(self.margin / 2, self.runs_differ)
+        return moved and self.gain < LARGEST_GAIN  # which NaN is not
 
     @property
     def numbers(self) -> dict[str, float]:
-        """All of it by name, as it is recorded; without a statistic there is none in it."""
+        """All of it by name, as it is recorded."""
         found: dict[str, float] = {"epochs": self.epochs[0], "longer": self.epochs[1]}
         found |= {"loss": self.losses[0], "longer loss": self.losses[1]}
         found |= {"gain in nats a pixel": self.gain, "allowed gain": LARGEST_GAIN}
-        if self.statistics is not None and self.margin is not None:
-            found |= {"statistic": self.statistics[0], "longer statistic": self.statistics[1]}
-            found["allowed"] = self.margin / 2
-            if self.runs_differ:
-                found["runs differ by"] = self.runs_differ
+        found |= {"statistic": self.statistics[0], "longer statistic": self.statistics[1]}
+        found["allowed"] = self.margin / 2
+        if self.runs_differ:
+            found["runs differ by"] = self.runs_differ
         return found
 
     def __str__(self) -> str:
         told = ", ".join(f"{name} {number:.4g}" for name, number in self.numbers.items())
-        judged = "loss alone judged" if self.statistics is None else "loss and statistic judged"
-        return f"{'converged' if self.passed else 'not converged'} ({judged}): {told}"
+        return f"{'converged' if self.passed else 'not converged'}: {told}"
 
 
 def converged(
@@ -167,10 +162,9 @@ def converged(
     config: dict,
     data: ImageSet,
     *,
-    statistic: Callable[[nn.Module], float] | None = None,
-    margin: float | None = None,
+    statistic: Callable[[nn.Module], float],
+    margin: float,
     runs_differ: float = 0.0,
-    folder: Path | str | None = None,
     progress: bool = True,
     **recipe: Unpack[Recipe],
 ) -> Converged:
@@ -178,23 +172,16 @@ def converged(
 
     It gains less than .003 nats a pixel on the recipe's `validation` images: the fall of the last validation loss, in
     nats a pixel as `gain` has it (of a classifier that says little). And it moves `statistic(model)` by less than half
-    its `margin`, or by less than two runs of one length are known to differ by (`runs_differ`); without a statistic
-    only the loss is judged, and the result says so. Both models come from the store, see `trained`. Raises ValueError
-    for a recipe without validation images.
+    its `margin`, or by less than two runs of one length are known to differ by (`runs_differ`). Both models come from
+    the store, see `trained`. Raises ValueError for a recipe without validation images.
     """
-    if (statistic is None) != (margin is None):
-        raise ValueError(f"statistic, margin: both or none expected, got {statistic!r} and {margin!r}")
-    if margin is not None:
-        check_number("margin", margin, "a positive number", above=0)
+    check_number("margin", margin, "a positive number", above=0)
     check_number("runs_differ", runs_differ, "a number of at least 0", least=0)
-    (model, history), (longer, more) = lengthened(build, config, data, folder=folder, progress=progress, **recipe)
+    (model, history), (longer, more) = lengthened(build, config, data, progress=progress, **recipe)
     losses = history.epochs[-1]["validation_loss"], more.epochs[-1]["validation_loss"]
-    both = None
-    if statistic is not None:
-        first, second = (float(torch.as_tensor(statistic(found)).detach()) for found in (model, longer))
-        both = first, second
+    first, second = (float(torch.as_tensor(statistic(found)).detach()) for found in (model, longer))
     passes = len(history.epochs), len(more.epochs)
-    return Converged(passes, losses, gain(model, history, more, data), both, margin, runs_differ)
+    return Converged(passes, losses, gain(model, history, more, data), (first, second), margin, runs_differ)
 
 
 def gain(model: nn.Module, before: History, after: History, data: ImageSet) -> float:
@@ -207,13 +194,7 @@ def gain(model: nn.Module, before: History, after: History, data: ImageSet) -> f
 
 
 def lengthened(
-    build: Callable[..., nn.Module],
-    config: dict,
-    data: ImageSet,
-    *,
-    folder: Path | str | None = None,
-    progress: bool = True,
-    **recipe: Unpack[Recipe],
+    build: Callable[..., nn.Module], config: dict, data: ImageSet, *, progress: bool = True, **recipe: Unpack[Recipe]
 ) -> list[tuple[nn.Module, History]]:
     """A recipe's model as `trained` gives it, and one of 4/3 of its passes.
 
@@ -225,7 +206,7 @@ def lengthened(
     found = []
     for passes in (full["epochs"], math.ceil(full["epochs"] * 4 / 3)):
         full["epochs"] = passes
-        found.append(trained(build, config, data, folder=folder, progress=progress, **full))
+        found.append(trained(build, config, data, progress=progress, **full))
     return found
 
 

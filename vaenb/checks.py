@@ -2,18 +2,12 @@
 
 import math
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
-from functools import partial
+from contextlib import contextmanager
 from numbers import Integral, Real
-from types import BuiltinFunctionType, MethodType, ModuleType
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
-
-_PLAIN = (Tensor, np.ndarray, str, bytes, int, float, complex, type, ModuleType, BuiltinFunctionType)  # hold no network
-_ENOUGH = 20_000  # objects looked at, in whatever a model drags along
 
 
 class NotDefined(TypeError):
@@ -21,6 +15,7 @@ class NotDefined(TypeError):
 
 
 GAUSSIAN = "return vaenb.models.DiagonalGaussian(mean, logvar)"  # the remedy for most that is wrong with a posterior
+_TRAINING = "it is in training mode, where BatchNorm mixes the images of a batch and dropout is random"
 METHODS = ("posterior", "decode", "log_prior", "log_likelihood")  # of a LatentModel
 
 
@@ -37,50 +32,8 @@ def check_model(model) -> None:
             "decode(z), log_prior(z) and log_likelihood(x, z): wrap yours in a class with these four methods, or "
             "by vaenb.audit.wrap(encode, decode)"
         )
-    if in_training(model):
-        raise ValueError(
-            "model: it is in training mode, where BatchNorm mixes the images of a batch and dropout is random; "
-            "call model.eval()"
-        )
-
-
-def in_training(holder) -> bool:
-    """Whether a network in training mode is at hand: the object itself, or what its attributes and closures hold.
-
-    It looks without calling anything; what is held in other ways is found by `evaluating` as it runs.
-    """
-    seen: set[int] = set()
-    waiting = [holder]
-    while waiting and len(seen) < _ENOUGH:
-        held = waiting.pop()
-        if id(held) in seen or isinstance(held, _PLAIN):
-            continue
-        seen.add(id(held))
-        if isinstance(held, nn.Module) and held.training:
-            return True
-        waiting.extend(_within(held))
-    return False
-
-
-def _within(holder) -> list:
-    """What an object holds: elements, attributes, slots, and what a function or a method was made with."""
-    if isinstance(holder, dict):
-        return list(holder.values())
-    if isinstance(holder, (list, tuple, set, frozenset)):
-        return list(holder)
-    if isinstance(holder, MethodType):
-        return [holder.__self__, holder.__func__]
-    if isinstance(holder, partial):
-        return [holder.func, *holder.args, *holder.keywords.values()]
-    held = list(getattr(holder, "__dict__", {}).values())
-    for kind in type(holder).__mro__:
-        slots = getattr(kind, "__slots__", ())
-        for slot in [slots] if isinstance(slots, str) else slots:
-            held.append(getattr(holder, slot, None))
-    for cell in getattr(holder, "__closure__", None) or ():
-        with suppress(ValueError):  # not filled yet
-            held.append(cell.cell_contents)
-    return held
+    if getattr(model, "training", False):  # a network that it holds is found by `evaluating` as it runs
+        raise ValueError(f"model: {_TRAINING}; call model.eval()")
 
 
 @contextmanager
@@ -99,8 +52,7 @@ def evaluating(name: str) -> Iterator[None]:
         hook.remove()
     if training:
         raise ValueError(
-            f"{name}: it is in training mode, where BatchNorm mixes the images of a batch and dropout is random: "
-            f"a {training[0]} ran in it; "
+            f"{name}: {_TRAINING}: a {training[0]} ran in it; "
             f"call {name}.eval(), or eval() of the network that it holds"
         )
 
@@ -244,9 +196,8 @@ def check_input(network: nn.Module, x: Tensor, name: str, shape: tuple[int, ...]
     same_type = x.dtype == weight.dtype or torch.is_autocast_enabled(x.device.type)
     if not same_type or x.device != weight.device:
         hint = f"{name}.to(…)" if x.is_floating_point() else f"{name}.float() / 255"
-        raise TypeError(
-            f"{name}: the model's {weight.dtype} on {weight.device} expected, got {x.dtype} on {x.device}; use {hint}"
-        )
+        wanted = f"the model's {weight.dtype} on {weight.device}"
+        raise TypeError(f"{name}: {wanted} expected, got {x.dtype} on {x.device}; use {hint}")
 
 
 def check_labels(labels: Tensor, count: int, classes: int | None = None) -> None:
@@ -267,7 +218,7 @@ def check_classifier(classifier) -> None:
     """Refuse what cannot be called, and a network in training mode. Raises TypeError or ValueError."""
     if not callable(classifier):
         raise TypeError(f"classifier: a callable that gives logits (N, K) expected, got {type(classifier).__name__}")
-    if in_training(classifier):
+    if getattr(classifier, "training", False):
         raise ValueError("classifier: it is in training mode; call classifier.eval()")
 
 
@@ -339,14 +290,18 @@ def check_choice(name: str, value, choices: Iterable[str]) -> None:
         raise ValueError(f"{name}: one of {', '.join(choices)} expected, got {value!r}")
 
 
-def check_vector(x, name: str, count: int | None = None) -> None:
-    """Refuse what is not a tensor of finite numbers (N,), N ≥ 1 or as many as `count`. Raises TypeError, ValueError."""
+def check_vector(x, name: str, count: int | None = None) -> Tensor:
+    """Refuse what is not a tensor of finite numbers (N,), N ≥ 1 or as many as `count`; give it in doubles on the CPU.
+
+    Raises TypeError or ValueError.
+    """
     if not isinstance(x, Tensor):
         raise TypeError(f"{name}: a torch tensor (N,) expected, got {type(x).__name__}")
     if x.ndim != 1 or len(x) == 0 or count not in (None, len(x)):
         raise ValueError(f"{name}: one number for each image, ({count or 'N'},), expected, got shape {tuple(x.shape)}")
     if not x.isfinite().all():
         raise ValueError(f"{name}: NaN or infinite values at {(~x.isfinite()).nonzero().flatten().tolist()[:5]}")
+    return x.detach().double().cpu()
 
 
 def check_rows(x, name: str = "x") -> None:

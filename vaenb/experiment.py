@@ -29,7 +29,7 @@ from vaenb.measurements import kept
 from vaenb.metrics.distortion import dd_curve, measure_distortion
 from vaenb.metrics.images import LPIPS, WeightsUnavailable, brightness, ms_ssim, mse, psnr, ssim
 from vaenb.training import Recipe
-from vaenb.zoo import FIRST_SEED
+from vaenb.zoo import FIRST_SEED, Entry
 
 RUNS = {"quick": 1, "paper": 5}
 _METRICS = {"SSIM": ssim, "MS-SSIM": ms_ssim, "MSE": mse, "PSNR": psnr, "brightness": brightness}
@@ -137,29 +137,27 @@ class Experiment:
             if self.profile == "quick" and not self._train and self.seeds == (FIRST_SEED,):
                 models[label] = [zoo.load(name, self.device)]
                 continue
-            entry = zoo.recipe(name)
-            lessons, held_out = (images.to(self.device) for images in entry.images())
-            recipe: Recipe = {**entry.training, "validation": held_out}
+            entry, lessons, recipe = self._lessons(name)
             builders = {label: (entry.build, entry.arguments)}
             models |= self.train(builders, lessons, runs=runs, **recipe)
         return models
 
+    def _lessons(self, name: str) -> tuple[Entry, ImageSet, Recipe]:
+        """A model of the zoo's: its entry, the images to train on, and its recipe with those that are held out."""
+        entry = zoo.recipe(name)
+        lessons, held_out = (images.to(self.device) for images in entry.images())
+        return entry, lessons, {**entry.training, "validation": held_out}
+
     def measure(self, function: Callable[..., Tensor], *models: Sequence[Any]) -> np.ndarray:
         """Call a function of one training run's models for every run, and stack what it gives: (S, ...)."""
-        found = []
-        for of_run in zip(*models, strict=True):
-            found.append(function(*of_run).detach().cpu().double().numpy())
-        return np.stack(found)
+        return self.measure_all(lambda *of_run: {"": function(*of_run)}, dict(enumerate(models)))[""]
 
     def measure_all(
-        self, function: Callable[..., dict[str, Tensor]], models: Mapping[str, Sequence[Any]], *given: Any
+        self, function: Callable[..., dict[str, Tensor]], models: Mapping[Any, Sequence[Any]], *given: Any
     ) -> dict[str, np.ndarray]:
         """Call function(*models of a training run, *given), numbers by name, for every run and stack: (S, ...)."""
-        found: dict[str, list[np.ndarray]] = {}
-        for of_run in zip(*models.values(), strict=True):
-            for name, values in function(*of_run, *given).items():
-                found.setdefault(name, []).append(values.detach().cpu().double().numpy())
-        return {name: np.stack(runs) for name, runs in found.items()}
+        found = _stacked(function(*of_run, *given) for of_run in zip(*models.values(), strict=True))
+        return {name: runs.astype(np.float64) for name, runs in found.items()}
 
     def once(self, function: Callable[..., dict[str, Tensor]], *given: Any, **about: Any) -> dict[str, Tensor]:
         """Call function(*given), tensors by name; what a paper run found before is read and not done again.
@@ -167,11 +165,12 @@ class Experiment:
         It hangs on the first seed, on what is given, on the function (of a notebook's its cell's source), and on
         `about`: functions that it calls from other cells, and settings. See `measurements.kept`.
         """
-        compute = partial(function, *given)
-        if self.profile != "paper":
-            return compute()
-        found = kept(compute, function=function, given=given, seed=self.seeds[0], **about)
+        found = self._kept(partial(function, *given), function=function, given=given, **about)
         return {name: values.to(self.device) for name, values in found.items()}
+
+    def _kept(self, compute: Callable[[], dict[str, Tensor]], **about: Any) -> dict[str, Tensor]:
+        """Call `compute`; in the paper profile what was measured before is not done again."""
+        return kept(compute, seed=self.seeds[0], **about) if self.profile == "paper" else compute()
 
     def metrics(self, *names: str) -> dict[str, Callable]:
         """Measures of two images by name: SSIM, MS-SSIM, MSE, PSNR, LPIPS, and the second one's brightness.
@@ -221,7 +220,8 @@ class Experiment:
 
         if radii[0] != 0:
             raise ValueError(f"radii: radii from 0 expected, got {radii[0]:g} first")
-        return self._of_runs(measured, models, attack=attack, x=x, radii=radii, metrics=metrics, search=search)
+        about = {"attack": attack, "x": x, "radii": radii, "metrics": metrics, "search": search}
+        return _stacked(self._kept(partial(measured, model), model=model, **about) for model in models)
 
     def image_curves(
         self, models: Sequence[LatentModel], x: Tensor, deltas: Tensor, metrics: Mapping[str, Callable], **search
@@ -246,18 +246,8 @@ class Experiment:
                     found.setdefault(f"own {name}", []).append(metric(clean, copy))
             return {name: torch.stack(values, dim=1) for name, values in found.items()}
 
-        return self._of_runs(measured, models, attack=encoder.attack, x=x, radii=deltas, metrics=metrics, search=search)
-
-    def _of_runs(self, measured: Callable, models: Sequence[Any], **about) -> dict[str, np.ndarray]:
-        """Measure every training run, (S, ...); in the paper profile what was measured before is not done again."""
-        found: dict[str, list[np.ndarray]] = {}
-        for model in models:
-            compute = partial(measured, model)
-            keep = self.profile == "paper"
-            arrays = kept(compute, model=model, seed=self.seeds[0], **about) if keep else compute()
-            for name, values in arrays.items():
-                found.setdefault(name, []).append(values.cpu().numpy())
-        return {name: np.stack(runs) for name, runs in found.items()}
+        about = {"attack": encoder.attack, "x": x, "radii": deltas, "metrics": metrics, "search": search}
+        return _stacked(self._kept(partial(measured, model), model=model, **about) for model in models)
 
     def record(self, claim: str, cell: str, arrays: Mapping[str, np.ndarray | Tensor], **about) -> None:
         """Record the arrays (S, N, ...) of a claim's cell, see `claims.Run.record`."""
@@ -286,9 +276,8 @@ class Experiment:
         models: dict[str, list[Any]] = {}
         gains = []
         for label, name in names.items():
-            entry = zoo.recipe(name)
-            lessons, held_out = (images.to(self.device) for images in entry.images())
-            recipe: Recipe = {**entry.training, "seed": self.seeds[0], "validation": held_out}
+            entry, lessons, recipe = self._lessons(name)
+            recipe["seed"] = self.seeds[0]
             (_, before), (model, after) = lengthened(entry.build, entry.arguments, lessons, **recipe)
             models[label] = [model]
             gains.append(gain(model, before, after, lessons))
@@ -374,3 +363,12 @@ class Experiment:
     def save(self, fig: go.Figure, name: str, *, table: list[dict] | None = None) -> go.Figure:
         """Save a figure in the run's folder, see `plots.save`, and give it back to be shown."""
         return plots.save(fig, self.folder, name, table=table)
+
+
+def _stacked(runs: Iterable[dict[str, Tensor]]) -> dict[str, np.ndarray]:
+    """The numbers of every training run by name, stacked: (S, ...)."""
+    found: dict[str, list[np.ndarray]] = {}
+    for arrays in runs:
+        for name, values in arrays.items():
+            found.setdefault(name, []).append(values.detach().cpu().numpy())
+    return {name: np.stack(several) for name, several in found.items()}

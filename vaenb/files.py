@@ -5,10 +5,12 @@ import hashlib
 import io
 import json
 import os
+import platform
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
+from importlib import metadata
 from pathlib import Path
 from typing import TypeVar
 
@@ -90,6 +92,17 @@ def digest(path: Path) -> str:
 def _digest(path: Path, *status: int) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Name Python's version and those of packages, as they stand beside results."""
+    found = {"python": platform.python_version()}
+    for name in packages:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
 
 
 def project_folder() -> Path:

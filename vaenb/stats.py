@@ -123,7 +123,7 @@ def jackknifed(values: ArrayLike, statistic: Statistic) -> Values:
 
     Its pseudo-values are N·T_s − (N − 1)·T_(s, without i) for each run s and image i, (S, N).
     """
-    x = _numbers("values", values)
+    x = numbers("values", values)
     if x.ndim < 2 or x.shape[1] < 2:
         raise ValueError(f"values: (S, N, ...) with at least 2 images expected, got shape {x.shape}")
     runs, images = x.shape[:2]
@@ -150,7 +150,7 @@ def pooled(groups: Groups, *, cells: int | None = None) -> Estimate:
     """
     if not groups or not all(groups):
         raise ValueError("groups: at least one group, and a cell in each, expected, got an empty one")
-    parts = [_group(group) for group in groups]
+    parts = list(map(_group, groups))
     effect = total = spread = 0.0
     for part, weight in zip(parts, _weights(groups, cells), strict=True):
         square = (weight * (part.error or 0.0)) ** 2
@@ -171,7 +171,7 @@ def _half_width(error: float, df: float | None) -> float:
 
 
 def _weights(groups: Groups, cells: int | None) -> list[float]:
-    sizes = [len(group) for group in groups]
+    sizes = list(map(len, groups))
     total = cells or sum(sizes)
     return [size / total for size in sizes]
 
@@ -254,7 +254,7 @@ def _group(cells: Sequence[Values]) -> Estimate:
     else:
         square, freedom = variance(arrays.mean(0), whole=_whole(arrays))
         error, df = math.sqrt(square), float(freedom)
-    effect = float(np.mean([_effect(cell) for cell in cells]))
+    effect = float(np.mean(list(map(_effect, cells))))
     n = images if images > 1 else None
     trained = runs if runs > 1 else None
     return Estimate(effect, effect, effect, n=n, runs=trained, error=error, df=df or None)
@@ -369,7 +369,7 @@ def bootstrap(
     A little narrow where images are few: of a normal sample's mean, 10 images give 87 %, 24 give 91 % and 40 give 93 %;
     see `expanded`.
     """
-    x = _numbers("values", values)
+    x = numbers("values", values)
     if x.ndim == 0 or len(x) < 2:
         raise ValueError(f"values must hold at least 2 images along axis 0, got shape {x.shape}")
     check_number("confidence", confidence, "a number between 0 and 1", above=0, below=1)
@@ -405,8 +405,8 @@ def wilson(k: torch.Tensor, n: torch.Tensor | int) -> tuple[torch.Tensor, torch.
     return (middle - half).clamp_min(0), (middle + half).clamp_max(1)
 
 
-def _numbers(name: str, values: ArrayLike) -> np.ndarray:
-    """An array of finite floats."""
+def numbers(name: str, values: ArrayLike) -> np.ndarray:
+    """Give an array or a tensor as an array of finite floats. Raises ValueError where it is not finite."""
     x = np.asarray(values.detach().cpu().double() if torch.is_tensor(values) else values, dtype=float)
     if not np.isfinite(x).all():
         raise ValueError(f"{name} must be finite, got {(~np.isfinite(x)).sum()} NaN or infinite of {x.size}")
@@ -415,7 +415,7 @@ def _numbers(name: str, values: ArrayLike) -> np.ndarray:
 
 def _table(name: str, values: ArrayLike, *, least: int = 2) -> np.ndarray:
     """An array (S, N) of at least so many numbers, by default so many that something can vary."""
-    x = _numbers(name, values)
+    x = numbers(name, values)
     if x.ndim != 2 or x.size < least:
         raise ValueError(
             f"{name}: (S, N), runs × images, at least {least} of one, expected, got shape {x.shape}; "

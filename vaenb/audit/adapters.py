@@ -48,7 +48,7 @@ class Wrapped:
             self.shape = found.shape[1:]
             return Point(found.flatten(1))
         if not _is_pair(found):
-            got = tuple(_kind(part) for part in found) if isinstance(found, tuple) else _kind(found)
+            got = tuple(map(_kind, found)) if isinstance(found, tuple) else _kind(found)
             raise ValueError(
                 f"encode: a tensor, or (mean, log variance), two of one shape, expected, got {got}; "
                 "for a distribution return (d.mean, 2 * d.stddev.log())"
@@ -155,9 +155,8 @@ def from_pythae(net: Any) -> LatentModel:
     name = getattr(net, "model_name", "")
     if name not in _GAUSSIAN + _DETERMINISTIC:
         known = ", ".join(_GAUSSIAN + _DETERMINISTIC)
-        raise ValueError(
-            f"model: one of pythae's {known} expected, got {name or _kind(net)}; vaenb.audit.wrap takes any"
-        )
+        got = name or _kind(net)
+        raise ValueError(f"model: one of pythae's {known} expected, got {got}; vaenb.audit.wrap takes any")
     net = net.float().eval()
     if name in _DETERMINISTIC:
         return wrap(lambda images: net.encoder(images).embedding, _pythae_decoder(net), likelihood="none")

@@ -165,11 +165,11 @@ def _put_curves(bench: Bench, name: str, curve: DDCurve, control: DDCurve) -> No
     area = aaddc_abs(curve.radii, similar, better="higher")
     random = aaddc_abs(control.radii, control.values["SSIM"], better="higher")
     unit = "area under SSIM over the radii, 0…1"
-    bench.put(f"{name}: AADDC", unit, area, better="higher")
+    bench.put(f"{name}: AADDC", unit, area)
     bench.put(f"{name}: AADDC of a random step", unit, random)
     bench.put(f"{name}: AADDC, random step − attack", unit, random - area)
     for radius, values in zip(RADII[name][1:], similar[1:], strict=True):
-        bench.put(f"{name}: SSIM at {radius:g}", f"SSIM; radius in {UNITS[name]}", values, better="higher")
+        bench.put(f"{name}: SSIM at {radius:g}", f"SSIM; radius in {UNITS[name]}", values)
 
 
 def check_strength(bench: Bench) -> None:

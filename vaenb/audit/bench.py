@@ -44,10 +44,10 @@ class Bench:
         """A new generator: every measure draws from the seed's beginning."""
         return seeded(self.seed)
 
-    def put(self, name: str, unit: str, values: Tensor | str, statistic: Callable = np.mean, better: str = "") -> None:
+    def put(self, name: str, unit: str, values: Tensor | str, statistic: Callable = np.mean) -> None:
         """Write a statistic of values (N, …) into the report, with its interval over images; a reason stays one."""
         found: Found = values if isinstance(values, str) else tried(lambda: self._bootstrapped(values, statistic))
-        self.report.measures[name] = Measure(found, unit, better)
+        self.report.measures[name] = Measure(found, unit)
 
     def _bootstrapped(self, values: Any, statistic: Callable) -> Found:
         count = len(values)

@@ -53,7 +53,7 @@ def _asked(options: Namespace) -> dict[str, Any]:
     """What was typed, for report.json."""
     asked = {}
     for name, value in vars(options).items():
-        if name not in ("command", "folder") and value not in (None, False, []):
+        if name not in ("command", "call", "folder") and value not in (None, False, []):
             asked[name] = value
     return asked
 

@@ -36,9 +36,9 @@ def quality(bench: Bench) -> None:
 
     bound = tried(lambda: bench.by_parts(elbos, x))
     bits = bound if isinstance(bound, str) else tried(lambda: bits_per_dim(bound, x))
-    bench.put("clean: reconstruction SSIM", "SSIM to the image", bench.similar(x, copy), better="higher")
-    bench.put("clean: reconstruction MSE", "squared pixels in 0…1", mse(x, copy), better="lower")
-    bench.put("clean: ELBO", "nats an image", bound, better="higher")
+    bench.put("clean: reconstruction SSIM", "SSIM to the image", bench.similar(x, copy))
+    bench.put("clean: reconstruction MSE", "squared pixels in 0…1", mse(x, copy))
+    bench.put("clean: ELBO", "nats an image", bound)
     bench.put("clean: −ELBO", "bits a pixel and channel", bits)
     shown = min(_SHOWN, len(bench.few))
     bench.report.pictures |= {"clean": x[:shown].cpu(), "reconstruction": copy[:shown].cpu()}
@@ -105,9 +105,9 @@ def repaired(bench: Bench) -> None:
     kept = bench.similar(goal, bench.decoded(clean.mean))
     unit = "SSIM to the clean reconstruction"
     bench.put("repair: attacked image", unit, before)
-    bench.put("repair: attacked image, repaired", unit, after, better="higher")
-    bench.put("repair: gain", "SSIM, repaired − attacked", after - before, better="higher")
-    bench.put("repair: clean image through HMC", unit, kept, better="higher")
+    bench.put("repair: attacked image, repaired", unit, after)
+    bench.put("repair: gain", "SSIM, repaired − attacked", after - before)
+    bench.put("repair: clean image through HMC", unit, kept)
     _put_chains(bench, chains, clean)
 
 
@@ -163,7 +163,7 @@ def probe(bench: Bench) -> None:
     tested = bench.report.codes | {"random step": bench.means(noisy)}
     for name, z in tested.items():
         right = fitted(z).argmax(1) == truth
-        bench.put(f"labels: {name}", unit, right.double(), better="higher")
+        bench.put(f"labels: {name}", unit, right.double())
 
 
 def scores(bench: Bench) -> None:

@@ -4,6 +4,7 @@ import base64
 import html
 from importlib import metadata
 from pathlib import Path
+from string import Template
 
 import plotly.graph_objects as go
 
@@ -15,6 +16,7 @@ from vaenb.audit.verdicts import verdicts, warnings
 from vaenb.plots.saving import save
 from vaenb.plots.style import tile
 
+_TEMPLATE = Path(__file__).with_name("page.html")
 _SIDE = 112  # pixels of a picture on the page, or more
 _READ = {  # how a figure is read
     "curves": "The lower the solid line beside the dashed one, the more an attacker gains over chance. Bands are ±2 "
@@ -87,7 +89,7 @@ def _page(report: Report, beside: Band, drawn: dict[str, go.Figure], title: str)
     for number, (name, fig) in enumerate(drawn.items()):
         chart = fig.to_html(full_html=False, include_plotlyjs=number == 0)
         charts.append(f"{chart}<p>{html.escape(_READ[name])}</p>")
-    return _TEMPLATE.format(
+    return Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(
         title=title,
         settings=html.escape(_settings(report)),
         alarms="\n".join(alarms),
@@ -135,34 +137,3 @@ def _measures(report: Report, beside: Band) -> str:
         )
         rows.append(f"<tr><th>{html.escape(name)}</th>{cells}</tr>")
     return "\n".join(rows)
-
-
-_TEMPLATE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>
-body {{ font: 15px/1.45 Helvetica, Arial, sans-serif; color: #222 }}
-body {{ max-width: 1120px; margin: 2em auto; padding: 0 1em }}
-.alarm {{ border-left: 5px solid #D55E00; background: #FDF1E9; padding: .5em 1em; margin: .4em 0 }}
-table {{ border-collapse: collapse }} th {{ text-align: left; font-weight: 600; padding: .25em 1.2em .25em 0 }}
-td {{ padding: .25em 1.2em .25em 0 }} tr {{ border-bottom: 1px solid #E5E5E5 }} img {{ image-rendering: pixelated }}
-.small {{ font-size: 13px }} p {{ max-width: 75ch }}
-</style></head><body>
-<h1>{title}</h1><p>{settings}</p>
-{alarms}
-<h2>In words</h2>
-<p><b>decoder</b>: a code is moved within a radius so that the picture changes as much as possible. <b>encoder</b>: the
-pixels of an image are moved by at most δ (0 is black, 1 white) so that its code changes as much as possible.
-<b>SSIM</b> says how similar two pictures are, 1 for equal ones; <b>AADDC</b> is the area under it over the radii, and
-larger is more robust. Attacks are projected gradient ascent (PGD). <b>repair</b>: a Markov chain (HMC) moves the code
-of an attacked image towards codes that explain this image. <b>−ELBO against</b> other images: is the model's own loss
-larger for them? AUROC is the probability that it is; ½ is guessing. Reference models come with vaenb.</p>
-<table>{verdicts}</table>
-<h2>In pictures</h2><table>{pictures}</table>
-<h2>In charts</h2>
-{charts}
-<h2>In numbers</h2>
-<p>Intervals are 95 % bootstraps over images: they say nothing of another training run. The last column is the range of
-the reference models.</p>
-<table class="small"><tr><th>measure</th><td>value [95 %]</td><td>unit</td><td>images</td><td>reference</td></tr>
-{measures}</table>
-</body></html>
-"""

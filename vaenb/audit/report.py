@@ -16,7 +16,6 @@ class Measure:
 
     found: Found
     unit: str
-    better: str = ""  # higher or lower, where one is more robust
 
 
 @dataclass(frozen=True, eq=False)

@@ -37,7 +37,7 @@ def attack(bench: Bench) -> None:
             similar = bench.similar(clean, bench.by_parts(where.images, adversarial))
             worst = torch.minimum(worst, similar)
             bench.put(f"{name}: {attacker}", unit, similar)
-        bench.put(f"{name}: worst of all attackers", unit, worst, better="higher")
+        bench.put(f"{name}: worst of all attackers", unit, worst)
     _knowing(bench, count)
 
 

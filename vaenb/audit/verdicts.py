@@ -1,5 +1,7 @@
 """What a report means in words, by stated rules over its intervals; docs/your-model.md lists them."""
 
+from typing import Any
+
 from vaenb.audit.attacks import CONVERGED, RADII, converged
 from vaenb.audit.budget import BUDGETS
 from vaenb.audit.measuring import SCORES
@@ -12,6 +14,7 @@ USABLE, WEAK = 0.9, 0.7  # AUROC of a score
 ENOUGH = 16  # images of either side, to call a score the best
 CUT = 0.2  # share of pixels outside of their range
 GOOD = 0.5  # SSIM of a reconstruction below which robustness says little
+_STANDARD = BUDGETS["standard"]
 _MARKS = {"decoder by spreads": "spreads", "decoder by distance": "distances", "encoder": ""}
 
 
@@ -126,15 +129,12 @@ def _best(report: Report, name: str) -> tuple[str, Estimate | None]:
 
 def _standard(report: Report) -> bool:
     """Whether the attacks were those of the reference models."""
-    standard = BUDGETS["standard"]
-    return (report.settings.get("steps"), report.settings.get("restarts")) == (standard.steps, standard.restarts)
+    return (report.settings.get("steps"), report.settings.get("restarts")) == (_STANDARD.steps, _STANDARD.restarts)
 
 
 def _weaker_attack(report: Report) -> bool:
-    standard, settings = BUDGETS["standard"], report.settings
-    steps, restarts = settings.get("steps", 0), settings.get("restarts", 0)
-    assert isinstance(steps, int) and isinstance(restarts, int)
-    return steps <= standard.steps and restarts <= standard.restarts
+    settings: dict[str, Any] = report.settings
+    return settings.get("steps", 0) <= _STANDARD.steps and settings.get("restarts", 0) <= _STANDARD.restarts
 
 
 def _says_little(report: Report) -> bool:
@@ -204,9 +204,8 @@ def _band_warnings(report: Report, band: Band) -> list[str]:
             "alike."
         )
     if not _standard(report):
-        standard = BUDGETS["standard"]
         found.append(
-            f"The reference models were attacked by {standard.steps} steps and {standard.restarts} restarts, this one "
-            f"by {settings.get('steps')} and {settings.get('restarts')}: the standard budget gives the rank."
+            f"The reference models were attacked by {_STANDARD.steps} steps and {_STANDARD.restarts} restarts, this "
+            f"one by {settings.get('steps')} and {settings.get('restarts')}: the standard budget gives the rank."
         )
     return found

@@ -2,19 +2,17 @@
 
 from vaenb.claims import gates, rule, tables
 from vaenb.claims.book import Cell, Claim, find, images, load
-from vaenb.claims.evidence import PROFILES, UNFINISHED, Record, Run, digest, found, parameters, read, start_run
+from vaenb.claims.evidence import UNFINISHED, Run, digest, found, parameters, read, start_run
 from vaenb.claims.gates import Gate
 from vaenb.claims.verdicts import Finding, judged, ledger, measured, recorded
 from vaenb.claims.verify import verify
 
 __all__ = [
-    "PROFILES",
     "UNFINISHED",
     "Cell",
     "Claim",
     "Finding",
     "Gate",
-    "Record",
     "Run",
     "digest",
     "find",

@@ -123,13 +123,13 @@ def images() -> dict[str, tuple[int, ...]]:
     """The test images of each data set, as their indices, in the order in which cells take the first n of them."""
     listed = {}
     for row in _rows("images.csv"):
-        listed[row["data"]] = tuple(int(index) for index in row["indices"].split())
+        listed[row["data"]] = tuple(map(int, row["indices"].split()))
     return listed
 
 
 def frozen() -> str:
     """Give all that was fixed before the runs: claims, cells and images, as their files have them."""
-    return "".join(_text(name) for name in ("claims.csv", "cells.csv", "images.csv"))
+    return "".join(map(_text, ("claims.csv", "cells.csv", "images.csv")))
 
 
 def _rows(name: str) -> list[dict[str, str]]:
@@ -158,4 +158,4 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 def _numbers(text: str) -> tuple[float, ...]:
-    return tuple(float(number) for number in _names(text))
+    return tuple(map(float, _names(text)))

@@ -9,12 +9,10 @@ the list once more, for people and other programs.
 import hashlib
 import io
 import json
-import platform
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +23,7 @@ from vaenb.checks import NotDefined, check_choice, check_whole
 from vaenb.claims import book
 from vaenb.claims.gates import Gate
 from vaenb.claims.statistics import STATISTICS, evaluate
+from vaenb.stats import numbers
 
 PROFILES = ("quick", "paper")
 ROLES = ("primary", "probe")
@@ -153,9 +152,8 @@ class Run:
         _check_shapes(cell.name, kept, runs)
         images = next(iter(kept.values())).shape[1]
         if self.profile == "paper" and cell.images not in (0, images):
-            raise ValueError(
-                f"{where} is frozen at {cell.images} images (the first of claims.images()[{data!r}]), got {images}"
-            )
+            first = f"the first of claims.images()[{data!r}]"
+            raise ValueError(f"{where} is frozen at {cell.images} images ({first}), got {images}")
         for name, array in kept.items():
             _check_axes(cell, name, array)
             if cell.measure == "share" and cell.statistic in _OF_SHARES and not (0 <= array.min() <= array.max() <= 1):
@@ -172,7 +170,7 @@ class Run:
             row = {key: value for key, value in vars(record).items() if key != "arrays"}
             listed.append(row | {"arrays": keys})
         about = {key: getattr(self, key) for key in _ABOUT}
-        listing = {"format": _FORMAT, **about, "records": listed, "gates": [asdict(gate) for gate in gates]}
+        listing = {"format": _FORMAT, **about, "records": listed, "gates": list(map(asdict, gates))}
         listing["seconds_read_back"] = spent.total()
         text = json.dumps(files.plainly(listing), indent=1)
         letters = np.frombuffer(text.encode(), dtype=np.uint8)
@@ -223,7 +221,8 @@ def start_run(
     folder = files.expanded(folder or files.runs_folder() / f"{notebook}-{key}").absolute()
     started = datetime.now(UTC).isoformat(timespec="microseconds")
     about = {"notebook": notebook, "profile": profile, "seeds": seeds, "data": data, "settings": parameters}
-    where = {"device": parameters.get("device", "cpu"), "threads": torch.get_num_threads(), "versions": _versions()}
+    where = {"device": parameters.get("device", "cpu"), "threads": torch.get_num_threads()}
+    where["versions"] = files.versions("torch", "torchvision", "torchmetrics", "vaenb")
     run = Run(folder, notebook, profile, next(iter(data), ""), seeds, key, started)
     run._write([], [])  # first, so that an earlier run's evidence never stands by new settings
     files.write_json(folder / "run.json", {**about, **where, "started": started})
@@ -273,7 +272,7 @@ def found(folders: Iterable[Path | str] | None = None) -> list[Run]:
 
     What an unfinished run left does not count; a damaged file is named in a warning and skipped.
     """
-    roots = [files.runs_folder(), files.project_folder() / "figures"] if folders is None else [Path(f) for f in folders]
+    roots = [files.runs_folder(), files.project_folder() / "figures"] if folders is None else list(map(Path, folders))
     if folders is not None and (absent := [str(f) for f in roots if not f.is_dir()]):
         raise ValueError(f"folders must be existing folders, got {', '.join(absent)}")
     runs = []
@@ -302,14 +301,7 @@ def _compacted(arrays: Mapping) -> dict[str, np.ndarray]:
 
 def compact(array: np.ndarray | torch.Tensor, name: str = "array") -> np.ndarray:
     """Round an array to what evidence.npz holds. Raises ValueError where it is not finite."""
-    if isinstance(array, torch.Tensor):
-        array = array.detach().cpu()
-        array = array.numpy() if array.is_complex() else array.double().numpy()
-    if np.iscomplexobj(array):
-        raise ValueError(f"{name} must hold real numbers, got {np.asarray(array).dtype}")
-    values = np.asarray(array, dtype=np.float64)
-    if not np.isfinite(values).all():
-        raise ValueError(f"{name} must be finite, got {(~np.isfinite(values)).sum()} NaN or infinite of {values.size}")
+    values = numbers(name, array)
     if (values == np.round(values)).all() and (np.abs(values) <= 127).all():
         return values.astype(np.int8)
     bits = values.astype(np.float32).view(np.uint32)
@@ -342,13 +334,3 @@ def _check_axes(cell: book.Cell, name: str, array: np.ndarray) -> None:
 def _digest(array: np.ndarray) -> str:
     head = f"{array.dtype}{array.shape}".encode()
     return hashlib.sha256(head + array.tobytes()).hexdigest()[:16]
-
-
-def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version()}
-    for name in ("torch", "torchvision", "torchmetrics", "vaenb"):
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            versions[name] = "not installed"
-    return versions

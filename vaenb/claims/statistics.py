@@ -11,6 +11,7 @@ axis, or along the one before that where there are radii, too.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -154,24 +155,14 @@ def area(curve: Array, radii: Array, better: str = "higher") -> Array:
     return areas.numpy().reshape(curve.shape[:-1])
 
 
-def area_difference(a: Array, b: Array, radii: Array) -> Array:
-    """AADDC_abs of a minus that of b, where higher is better (SSIM)."""
-    return area(a, radii) - area(b, radii)
+def area_difference(a: Array, b: Array, radii: Array, better: str = "higher") -> Array:
+    """AADDC_abs of a minus that of b; higher is better for SSIM, lower for LPIPS."""
+    return area(a, radii, better) - area(b, radii, better)
 
 
-def area_difference_lower(a: Array, b: Array, radii: Array) -> Array:
-    """AADDC_abs of a minus that of b, where lower is better (LPIPS)."""
-    return area(a, radii, "lower") - area(b, radii, "lower")
-
-
-def area_slope(curves: Array, levels: Array, radii: Array) -> Array:
-    """Slope over log levels of AADDC_abs, curves (S, N, levels, K), where higher is better."""
-    return slope(area(curves, radii), levels)
-
-
-def area_slope_lower(curves: Array, levels: Array, radii: Array) -> Array:
-    """Slope over log levels of AADDC_abs, curves (S, N, levels, K), where lower is better."""
-    return slope(area(curves, radii, "lower"), levels)
+def area_slope(curves: Array, levels: Array, radii: Array, better: str = "higher") -> Array:
+    """Slope over log levels of AADDC_abs, curves (S, N, levels, K)."""
+    return slope(area(curves, radii, better), levels)
 
 
 def standardised_slope_difference(a: Array, b: Array, levels: Array, radii: Array) -> Array:
@@ -299,9 +290,9 @@ PER_IMAGE: dict[str, tuple[Any, ...]] = {  # the function, and what it takes aft
     "best difference": (best_difference,),
     "slope": (slope, "levels"),
     "area difference": (area_difference, "radii"),
-    "area difference, lower better": (area_difference_lower, "radii"),
+    "area difference, lower better": (partial(area_difference, better="lower"), "radii"),
     "area slope": (area_slope, "levels", "radii"),
-    "area slope, lower better": (area_slope_lower, "levels", "radii"),
+    "area slope, lower better": (partial(area_slope, better="lower"), "levels", "radii"),
     "standardised slope difference": (standardised_slope_difference, "levels", "radii"),
 }
 MEDIANS: dict[str, tuple[Any, ...]] = {

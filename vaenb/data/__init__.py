@@ -4,13 +4,12 @@ A set is kept as `<name>_<split>.npz` in the data folder (`VAENB_DATA`): `images
 (N, C, H, W), `labels` (N,) and, where known, `factors` (N, K) with `factor_names`. Any such file put there is a set.
 """
 
-from vaenb.data.folder import EMBEDDED, SPLITS, DatasetUnavailable, available
+from vaenb.data.folder import EMBEDDED, DatasetUnavailable, available
 from vaenb.data.imageset import ImageSet, recolor
 from vaenb.data.sets import load, upside_down, whole
 
 __all__ = [
     "EMBEDDED",
-    "SPLITS",
     "DatasetUnavailable",
     "ImageSet",
     "available",

@@ -65,7 +65,7 @@ class PhotoFolder:
         for photo in photos:
             if photo.parent in above:  # it would make a class of its own and shift the others
                 raise ValueError(f"{photo} lies beside class folders; move it into one, or out of {path}")
-        modes = {_checked_mode(photo) for photo in photos}
+        modes = set(map(_checked_mode, photos))
         return cls(path, photos, classes, modes.pop() if len(modes) == 1 else "RGB")
 
     def read(self, index: Tensor, size: int | None) -> ImageSet:
@@ -76,9 +76,8 @@ class PhotoFolder:
             photo = read_photo(file).convert(self.mode)
             array = np.asarray(photo) if size is None else square_photo(photo, size)
             if arrays and array.shape != arrays[0].shape:
-                raise ValueError(
-                    f"{self.path}: images of different sizes, {chosen[0].name} and {file.name}; give size=… to scale"
-                )
+                names = f"{chosen[0].name} and {file.name}"
+                raise ValueError(f"{self.path}: images of different sizes, {names}; give size=… to scale")
             arrays.append(array)
         labels = None
         if len(self.classes) > 1:
@@ -145,7 +144,7 @@ def read_npz(path: Path, name: str, split: str, *, fetched: bool = False) -> Ima
     factor_names = arrays.get("factor_names", np.array(()))
     if factor_names.ndim != 1:
         raise ValueError(f"{path}: a list of factor_names expected, got shape {factor_names.shape}")
-    names = tuple(str(factor) for factor in factor_names)
+    names = tuple(map(str, factor_names))
     expected = (len(images), len(names))
     if factors.dtype.kind not in "fiu" or factors.shape != expected or not np.isfinite(factors).all():
         raise ValueError(f"{path}: finite factors {expected} expected, got {factors.dtype} of shape {factors.shape}")

@@ -56,7 +56,9 @@ def load(
     elif (path := _path(name, split, folder)) is not None:
         images = _from_path(path, split, size, limit, seed)
     else:
-        images = _limited(_named(str(name), split, folder, download), limit, seed)
+        images = _named(str(name), split, folder, download)
+        if limit is not None and limit < len(images):
+            images = images.take(_drawn(len(images), limit, seed))
     return _sized(images, size)
 
 
@@ -182,12 +184,6 @@ def _limited_index(index: Tensor, limit: int | None, seed: int) -> Tensor:
     if limit is None or limit >= len(index):
         return index
     return index[_drawn(len(index), limit, seed)]
-
-
-def _limited(images: ImageSet, limit: int | None, seed: int) -> ImageSet:
-    index = torch.arange(len(images))
-    chosen = _limited_index(index, limit, seed)
-    return images if chosen is index else images.take(chosen)
 
 
 def _drawn(count: int, limit: int, seed: int) -> Tensor:

@@ -14,7 +14,7 @@ from vaenb.attacks.pgd import Search
 from vaenb.checks import check_counts, check_number
 from vaenb.distributions import rand_like
 from vaenb.metrics.images import ssim
-from vaenb.models.autoencoder import VAE, Parts, vae
+from vaenb.models.autoencoder import VAE, Parts, resting, vae
 
 
 class AdversarialVAE(VAE):
@@ -31,16 +31,12 @@ class AdversarialVAE(VAE):
         The attack and the update see BatchNorm with its running statistics, as every later attack will: in training
         mode the images of the batch would defend each other, and attacked codes would shift the statistics.
         """
-        mode = self.training
-        self.eval()
-        try:
+        with resting(self):
             with torch.no_grad():
                 z = self.posterior(x).rsample(generator=generator)
             if self.eps > 0:
                 z = self._attacked(z, generator)
             return -self.log_likelihood(x, z).mean()
-        finally:
-            self.train(mode)
 
     def _attacked(self, z: Tensor, generator: torch.Generator | None) -> Tensor:
         share = rand_like(z[:, 0], generator) if self.mixture else torch.ones_like(z[:, 0])

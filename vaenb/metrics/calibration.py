@@ -101,8 +101,8 @@ class Binned:
 def binned(values: Tensor, confidence: Tensor, *, bins: int = 20) -> Binned:
     """Average `values` (N,) in equal bins (a, b] of `confidence` (N,) in [0, 1]: document 000's experiment B."""
     check_counts(bins=bins)
-    values = _vector(values, "values")
-    confidence = _vector(confidence, "confidence", len(values))
+    values = check_vector(values, "values")
+    confidence = check_vector(confidence, "confidence", len(values))
     for extreme in confidence.aminmax():
         check_number("confidence", extreme.item(), "[0, 1]", least=0, most=1 + 1e-6)
     edges, index = _bins(confidence.clamp_max(1), bins)
@@ -164,12 +164,6 @@ def fit_temperature(logits: Tensor, labels: Tensor, signals: Tensor | None = Non
     start = np.append(one, np.zeros(signals.shape[1]))
     a, *w = _minimise(gaps, (signals - mean) / deviation, start).tolist()
     return Temperature(a, torch.tensor(w, dtype=torch.float64), mean, deviation)
-
-
-def _vector(x: Tensor, name: str, count: int | None = None) -> Tensor:
-    """Numbers (N,) in double precision on the CPU; refuse others by their `name`. Raises TypeError or ValueError."""
-    check_vector(x, name, count)
-    return x.detach().double().cpu()
 
 
 def _minimise(gaps: Tensor, s: Tensor, start: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from vaenb.checks import check_counts, check_features, check_images, check_whole, in_training
+from vaenb.checks import check_counts, check_features, check_images, check_whole, evaluating
 from vaenb.metrics.blocks import in_blocks
 from vaenb.precision import no_autocast, widened
 
@@ -70,17 +70,15 @@ class FID:
         """Features (N, F) of images x, `chunk` at a time: keep them where a set is compared more than once."""
         check_images(x, name)
         check_counts(chunk=chunk)
-        if in_training(self.network):
-            raise ValueError("features: the network is in training mode; call its eval()")
-        return in_blocks(self._rows, x, size=chunk)
+        with evaluating("features"):
+            return in_blocks(self._rows, x, size=chunk)
 
     def _rows(self, x: Tensor) -> Tensor:
         values = self.network(x)
         if not isinstance(values, Tensor) or values.ndim != 2 or len(values) != len(x):
             got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
-            raise ValueError(
-                f"features: the network has to map {len(x)} images to ({len(x)}, F), got {got}; flatten(1) it"
-            )
+            n = len(x)
+            raise ValueError(f"features: the network has to map {n} images to ({n}, F), got {got}; flatten(1) it")
         return widened(values)
 
 

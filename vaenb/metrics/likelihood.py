@@ -73,9 +73,7 @@ def check_slope(model: LatentModel, x: Tensor, z: Tensor) -> None:
         value = model.log_likelihood(x, z).sum()
         slope = torch.autograd.grad(value, z, allow_unused=True)[0] if value.requires_grad else None
     if slope is None:
-        raise ValueError(
-            "log_likelihood: its gradient in z is needed; take torch.no_grad(), .detach() or .data out of it"
-        )
+        raise ValueError("log_likelihood: its gradient in z is needed; take torch.no_grad() or .detach() out of it")
 
 
 @no_autocast

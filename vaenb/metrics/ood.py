@@ -77,9 +77,8 @@ def bias_corrected(
     bound = elbo(model, x, samples=samples, generator=generator)
     best = getattr(getattr(model, "likelihood", None), "best_log_prob", None)
     if best is None:
-        raise NotDefined(
-            f"bias_corrected needs model.likelihood.best_log_prob(x), (N,) nats; this {type(model).__name__} has none"
-        )
+        got = type(model).__name__
+        raise NotDefined(f"bias_corrected needs model.likelihood.best_log_prob(x), (N,) nats; this {got} has none")
     highest = in_blocks(best, x.detach())
     check_each(highest, "model.likelihood.best_log_prob", len(x))
     return highest - bound

@@ -4,8 +4,8 @@ from vaenb.contract import LatentModel, NotDefined, Posterior, reconstruct
 from vaenb.distributions import DiagonalGaussian, Point
 from vaenb.models.autoencoder import VAE, DeterministicAE, deterministic_ae, vae
 from vaenb.models.diffusion import DAED, DDGM, ddgm, denoiser
-from vaenb.models.hierarchical import HierarchicalVAE, PathPosterior, hierarchical_vae
-from vaenb.models.seatbelt import LayeredPosterior, Seatbelt, seatbelt
+from vaenb.models.hierarchical import HierarchicalVAE, hierarchical_vae
+from vaenb.models.seatbelt import Seatbelt, seatbelt
 
 __all__ = [
     "DAED",
@@ -15,9 +15,7 @@ __all__ = [
     "DiagonalGaussian",
     "HierarchicalVAE",
     "LatentModel",
-    "LayeredPosterior",
     "NotDefined",
-    "PathPosterior",
     "Point",
     "Posterior",
     "Seatbelt",

@@ -5,6 +5,8 @@ penalty β·KL[q(z|x) ‖ p(z)] this is the (β-)VAE, and at β = 1 the negative
 the same with z = μ(x); its regulariser is what makes its codes look like draws from p(z).
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NotRequired, TypedDict
 
 import torch
@@ -108,6 +110,17 @@ class DeterministicAE(VAE):
 
     def log_prior(self, z: Tensor) -> Tensor:
         raise NotDefined("a deterministic autoencoder has no p(z), so no ELBO, and no posterior for HMC to sample")
+
+
+@contextmanager
+def resting(net: nn.Module) -> Iterator[None]:
+    """Put `net` in evaluation mode, and back in the mode it had, whatever happens."""
+    mode = net.training
+    net.eval()
+    try:
+        yield
+    finally:
+        net.train(mode)
 
 
 def vae(

@@ -11,17 +11,15 @@ The two KLs differ where q can't be p: of a Gaussian posterior with covariance Î
 the q at hand (at K = 1 nothing would be learnt).
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Unpack, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vaenb.checks import check_choice, check_whole
 from vaenb.contract import Posterior
 from vaenb.distributions import DiagonalGaussian, rand_like, randn_like, standard_normal
-from vaenb.models.autoencoder import VAE, Parts, vae
+from vaenb.models.autoencoder import VAE, Parts, resting, vae
 from vaenb.models.likelihoods import dequantize
 from vaenb.models.regularizers import KL
 from vaenb.sampling.hmc import start, transition, value_and_gradient
@@ -76,7 +74,7 @@ class ForwardKLVAE(VAE):
         repeated = DiagonalGaussian(posterior.mean.repeat(K, 1), posterior.logvar.repeat(K, 1))
         z = repeated.rsample(generator=generator).detach()
         log_q = repeated.log_prob(z).view(K, -1)
-        with torch.no_grad(), _resting(self.decoder):
+        with torch.no_grad(), resting(self.decoder):
             copies = x.repeat(K, 1, 1, 1)
             parts = zip(copies.split(_CHUNK), z.split(_CHUNK), strict=True)
             log_joint = torch.cat([self._log_joint(images, codes) for images, codes in parts]).view(K, -1)
@@ -92,7 +90,7 @@ class ForwardKLVAE(VAE):
         index = torch.arange(len(x), device=x.device)
         density = value_and_gradient(lambda z, i: self._log_joint(x[i], z), index, _CHUNK)
         rates = []
-        with _resting(self.decoder):
+        with resting(self.decoder):
             state = start(density, z)
             for _ in range(self.samples):
                 momentum = randn_like(z, generator)
@@ -118,14 +116,3 @@ def forward_kl_vae(*, targets: str = "wake", samples: int = 16, **config) -> For
     unknown `targets`, and fewer than 2 `samples`.
     """
     return ForwardKLVAE(targets=targets, samples=samples, **vae(**config).parts)
-
-
-@contextmanager
-def _resting(net: nn.Module) -> Iterator[None]:
-    """Put `net` in evaluation mode, and back in the mode it had, whatever happens."""
-    mode = net.training
-    net.eval()
-    try:
-        yield
-    finally:
-        net.train(mode)

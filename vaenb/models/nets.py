@@ -33,7 +33,7 @@ def coders(
     check_number("width", width, "a positive factor of the net's channels", above=0)
     check_image_shape(image_shape)
     latent_dim, width = int(latent_dim), float(width)
-    colors, height, across = (int(n) for n in image_shape)
+    colors, height, across = map(int, image_shape)
     outputs, inputs = outputs * latent_dim, int(inputs or latent_dim)
     return NETS[net]((colors, height, across), outputs=outputs, inputs=inputs, per_pixel=per_pixel, width=width)
 
@@ -56,11 +56,10 @@ def conv(
     """
     colors, size, across = image_shape
     widths, hidden = _scaled(widths, width), _scaled(hidden, width)
-    small = size // 2 ** len(widths)
-    if size != across or size != small * 2 ** len(widths) or small == 0:
-        raise ValueError(
-            f"image_shape: square images, a multiple of {2 ** len(widths)} wide, expected; got {image_shape}"
-        )
+    factor = 2 ** len(widths)
+    small = size // factor
+    if size != across or size != small * factor or small == 0:
+        raise ValueError(f"image_shape: square images, a multiple of {factor} wide, expected; got {image_shape}")
     # Layers get their random weights in the order in which they are made: the convolutions of both nets first.
     shrink: list[nn.Module] = []
     channels = colors

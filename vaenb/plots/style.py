@@ -93,4 +93,4 @@ def plain(values: Tensor) -> list:
     """As Python numbers of six significant digits; of a matrix, row by row."""
     if values.ndim == 1:
         return six(values.tolist())
-    return [six(row) for row in values.tolist()]
+    return list(map(six, values.tolist()))

@@ -8,6 +8,7 @@ README, docs/claims.md and the notebooks' texts.
 import re
 import shutil
 from pathlib import Path
+from string import Template
 
 import nbformat
 import plotly.io as pio
@@ -19,6 +20,7 @@ from vaenb.runs.parameters import read_book
 from vaenb.runs.plan import entry_of, figures_folder, plan
 
 _MADE_BY = ("notebook", "profile", "parameters", "settings", "seeds", "data", "device", "threads", "versions")
+_WHOLE = Path(__file__).with_name("ledger.md")
 _NOTEBOOKS = "../notebooks"  # as docs/ sees them
 _COST = ("started", "seconds", "seconds_read_back", "peak_memory_gib")
 _LEDGER = re.compile(r"(?<=<!-- ledger -->\n).*?(?=<!-- end of ledger -->)", re.DOTALL)
@@ -45,9 +47,7 @@ def collect(folder: Path) -> Path:
     target = figures_folder() / entry.folder
     for name in entry.figures:
         if (target / f"{name}.csv").is_file() and not (folder / f"{name}.csv").is_file():
-            raise ValueError(
-                f"{folder}: there is no {name}.csv, and the run before it has one; give plots.save its table=…"
-            )
+            raise ValueError(f"{folder}: there is no {name}.csv, as the run before has; give plots.save its table=…")
         _copy_figure(folder, part, name)
     if (folder / "evidence.npz").is_file():  # a notebook need not record any
         claims.read(folder)  # refuses a damaged one
@@ -156,19 +156,14 @@ def whole_ledger(runs: list[claims.Run]) -> str:
     """The text of docs/claims.md: its digest, the counts, what surprises most, and every claim and question."""
     findings = claims.ledger(runs)
     surprises = "\n".join(f"- {sentence}" for sentence in tables.surprises(findings))
-    parts = [
-        "# The ledger",
-        "Made from the evidence in `figures/` by `vaenb claims --markdown`; [how results count](results.md) says by "
-        "which rule. `vaenb verify CLAIM` computes any of these verdicts again.",
-        f"This is **ledger {claims.digest(runs)}**. Quote numbers with that name: it changes with the evidence, "
-        "and the history of this page has the ledger that a name belongs to.",
-        tables.summary(findings),
-        f"## What surprised us\n\n{surprises or 'Nothing has been measured by this rule yet.'}",
-        f"## What the documents claim\n\n{tables.documents(findings, root=_NOTEBOOKS)}",
-        tables.LEGEND,
-        f"## What we asked beyond them\n\n{tables.questions(findings, root=_NOTEBOOKS)}",
-    ]
-    return "\n\n".join(parts) + "\n"
+    return Template(_WHOLE.read_text(encoding="utf-8")).substitute(
+        digest=claims.digest(runs),
+        summary=tables.summary(findings),
+        surprises=surprises or "Nothing has been measured by this rule yet.",
+        claims=tables.documents(findings, root=_NOTEBOOKS),
+        legend=tables.LEGEND,
+        questions=tables.questions(findings, root=_NOTEBOOKS),
+    )
 
 
 def with_claims(text: str, findings: list[Finding]) -> str:

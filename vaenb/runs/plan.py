@@ -6,7 +6,6 @@ are used), the data that it needs, and its main figures with the document's coun
 
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import get_origin, get_type_hints
 
 from vaenb import data, files
 from vaenb.checks import check_choice
@@ -26,12 +25,6 @@ class Entry:
     figures: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name, kind in get_type_hints(Entry).items():
-            value = getattr(self, name)
-            if not isinstance(value, get_origin(kind) or kind):
-                raise TypeError(f"{name}: {kind} expected, got {value!r}")
-        if not all(isinstance(name, str) for name in self.needs):
-            raise TypeError(f"needs: names of sets expected, got {self.needs!r}")
         for plain in (self.folder, self.notebook):
             if not plain or Path(plain).name != plain:
                 raise ValueError(f"folder and notebook: plain names expected, got {plain!r}")

@@ -56,11 +56,6 @@ class Chains:
         """The mean of each chain (N, D)."""
         return self.samples.mean(1)
 
-    @property
-    def best(self) -> Tensor:
-        """The state of each chain with the highest log density (N, D)."""
-        return self.samples[torch.arange(len(self.samples)), self.log_density.argmax(1)]
-
     def __getitem__(self, index: Any) -> "Chains":
         """Some of the chains; of a number, one chain in the same shapes, N = 1."""
         if index is None or isinstance(index, bool):
@@ -204,9 +199,7 @@ def start(density: Callable, z: Tensor) -> State:
     finite = state.log_density.isfinite() & state.gradient.isfinite().all(1)
     if not finite.all():
         bad = (~finite).nonzero().flatten().tolist()
-        raise ValueError(
-            f"log_density: NaN or infinite (itself or its gradient) at z0 of chain(s) {bad[:5]} of {len(z)}"
-        )
+        raise ValueError(f"log_density: NaN or infinite (it or its gradient) at z0 of chain(s) {bad[:5]} of {len(z)}")
     return state
 
 

@@ -1,14 +1,12 @@
 """Training: `fit` minimises `model.losses(x, labels, generator)["loss"]` as a `Recipe` says."""
 
-from vaenb.training.fitting import SAVE_EVERY, History, TrainingInterrupted, fit
-from vaenb.training.recipe import DEFAULTS, Recipe, TrainingData, complete, named
+from vaenb.training.fitting import History, TrainingInterrupted, fit
+from vaenb.training.recipe import DEFAULTS, Recipe, complete, named
 
 __all__ = [
     "DEFAULTS",
-    "SAVE_EVERY",
     "History",
     "Recipe",
-    "TrainingData",
     "TrainingInterrupted",
     "complete",
     "fit",

@@ -121,9 +121,7 @@ def divided(data: TrainingData, validation: TrainingData | float | None) -> tupl
         return data, validation
     count = round(validation * len(data))
     if not 0 < count < len(data):
-        raise ValueError(
-            f"validation: {validation} of {len(data)} images leaves {count} to hold out; a larger set or share"
-        )
+        raise ValueError(f"validation: {validation} of {len(data)} images holds out {count}; a larger set or share")
     order = torch.randperm(len(data), generator=seeded(0)).to(data.device)
     return Part(data, order[count:].sort().values), Part(data, order[:count].sort().values)
 

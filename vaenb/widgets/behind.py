@@ -1,15 +1,15 @@
-"""What the explorers of a defence before a classifier have in common (see `cleaning` and `purifier`)."""
+"""The explorers of a defence before a classifier: cleaners (notebook 02), and a purifier (notebook 07)."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import ipywidgets as ipw
 import torch
 from torch import Tensor
 
 from vaenb.attacks.classifier import predict
-from vaenb.checks import check_classifier, check_images, check_labels, check_shape
+from vaenb.checks import check_classifier, check_images, check_labels, check_radii, check_shape
 from vaenb.plots import COLORS
-from vaenb.widgets.chart import Chart, Explorer, Numbers, check_pairs, enlarged, slider_of
+from vaenb.widgets.chart import Chart, Explorer, Numbers, check_pairs, enlarged, radius_slider, slider_of
 
 Images = dict[tuple, Tensor]
 
@@ -73,3 +73,78 @@ class BehindExplorer(Explorer):
                 chart.dot(self.places[k], share[k], color)
         self.curve.value = chart.svg()
         return int((self.behind[at][k] == self.labels).sum())
+
+
+class CleaningExplorer(BehindExplorer):
+    """Drag the attack radius ε, choose a cleaner and an attacker, and see what a classifier says behind the cleaner.
+
+    `attacked[cleaner, attacker]` are images at each of `radii` (E,), from 0 on, (E, N, C, H, W) in [0, 1], and
+    `cleaned` what the cleaner made of them; `labels` (N,) are the true ones.
+    """
+
+    def __init__(
+        self,
+        classifier: Callable[[Tensor], Tensor],
+        radii: Tensor,
+        attacked: Images,
+        cleaned: Images,
+        labels: Tensor,
+    ) -> None:
+        check_radii(radii, least=2)
+        if radii[0] != 0:
+            raise ValueError(f"radii: 0 first, for the images as they are, expected, got {radii[0]:g}")
+        cleaners = list(dict.fromkeys(cleaner for cleaner, _ in attacked))
+        self.eps = radius_slider(radii.tolist(), "attack radius ε")
+        self.cleaner = slider_of(cleaners, "cleaner")
+        x = next(iter(attacked.values()))[0]
+        caption = "image · attacked · behind the cleaner"
+        super().__init__(caption, classifier, x, labels, radii.tolist(), cleaners, attacked, cleaned)
+
+    def _draw(self, change=None) -> None:
+        key = self.cleaner.value, self.attacker.value
+        k, i = self.eps.value, self.image.value
+        right = self.show(key[0], k, "attack radius ε (of the pixel range)")
+        self.say(
+            f"a {self.labels[i]}, attacked: the classifier says <b>{self.before[key][k, i]}</b>",
+            f"behind {key[0]} <b>{self.behind[key][k, i]}</b>",
+            f"right behind it <b>{right}</b> of {len(self.labels)}",
+        )
+
+
+class PurifierExplorer(BehindExplorer):
+    """Drag the noise that a purifier adds to an attacked image, and see what a classifier says of what comes back.
+
+    `noise` are K shares of noise that rise, the first of them 0, no purifier. `attacked[delta, attacker]` are images
+    (K, N, C, S, S) in [0, 1] that an attacker within δ sends to the purifier of each, and `cleaned` what this makes
+    of them; `x` (N, C, S, S) are the images as they were, with their true `labels` (N,).
+    """
+
+    def __init__(
+        self,
+        classifier: Callable[[Tensor], Tensor],
+        x: Tensor,
+        labels: Tensor,
+        noise: Sequence[float],
+        attacked: Images,
+        cleaned: Images,
+    ) -> None:
+        noise = list(noise)
+        if len(noise) < 2 or noise[0] != 0 or noise != sorted(set(noise)):
+            raise ValueError(f"noise: two shares or more expected that rise from 0, got {noise}")
+        deltas = sorted({delta for delta, _ in attacked})
+        named = [f"{share:.0%}" if share else "no purifier" for share in noise]
+        self.level = slider_of(range(len(noise)), "noise added", named.__getitem__, index=len(noise) // 2)
+        self.delta = slider_of(deltas, "attack radius δ")
+        caption = "image · attacked · behind the purifier"
+        super().__init__(caption, classifier, x, labels, noise, deltas, attacked, cleaned)
+
+    def _draw(self, change=None) -> None:
+        at = self.delta.value, self.attacker.value
+        k, i = self.level.value, self.image.value
+        right = self.show(at[0], k, "share of noise 1 − ᾱ added")
+        behind = f"behind {self.places[k]:.0%} noise" if k else "without a purifier"
+        self.say(
+            f"a {self.labels[i]}, attacked within δ = {at[0]:g}: {behind} the classifier says "
+            f"<b>{self.behind[at][k, i]}</b>",
+            f"right: <b>{right}</b> of {len(self.labels)}",
+        )

@@ -33,7 +33,7 @@ class DetectorExplorer(Explorer):
     """
 
     def __init__(self, scores: Scores, images: dict[str, Pair] | None = None) -> None:
-        pairs = [set(group) for group in scores.values()]
+        pairs = list(map(set, scores.values()))
         if not pairs or not pairs[0] or pairs.count(pairs[0]) < len(pairs):
             raise ValueError(f"scores: the same pairs for each detector expected, got {pairs}")
         self.scores: Scores = {}
@@ -42,8 +42,8 @@ class DetectorExplorer(Explorer):
             self.scores[detector] = {}
             for pair, (innocent, suspicious) in group.items():
                 name = f"scores[{detector!r}][{pair!r}]"
-                innocent = _vector(innocent, f"{name}, innocent")
-                suspicious = _vector(suspicious, f"{name}, suspicious")
+                innocent = check_vector(innocent, f"{name}, innocent")
+                suspicious = check_vector(suspicious, f"{name}, suspicious")
                 self.scores[detector][pair] = innocent, suspicious
                 self.roc[detector, pair] = _roc(innocent, suspicious)
         self.images = images
@@ -151,11 +151,11 @@ class ContrastExplorer(Explorer):
                 changed.append(recolor(x, contrast=contrast, brightness=level))
         self.reference, self.values = {}, {}
         for name, score in scores.items():
-            self.reference[name] = _vector(reference[name], f"reference[{name!r}]")
+            self.reference[name] = check_vector(reference[name], f"reference[{name!r}]")
             parts = []
             for part in torch.cat(changed).split(512):
                 found = score(part)
-                parts.append(_vector(found, f"scores[{name!r}], what it gives", len(part)))
+                parts.append(check_vector(found, f"scores[{name!r}], what it gives", len(part)))
             self.values[name] = torch.cat(parts).view(9, 16, len(x))
         self.contrast = slider_of(range(16), "contrast", lambda k: f"{self.contrasts[k]:g}", index=_CONTRAST)
         self.brightness = slider_of(range(9), "brightness", lambda k: f"{self.levels[k]:+g}", index=_LEVEL)
@@ -214,12 +214,6 @@ def _histograms(groups: dict[str, Tensor], mark: float, x_title: str, mark_title
     at = min(max(mark, low), high)
     chart.guide([at, at], [0, top], "#000000")
     return chart.svg((mark_title, "#000"))
-
-
-def _vector(values: Tensor, name: str, count: int | None = None) -> Tensor:
-    """Scores (n,) in double precision on the CPU."""
-    check_vector(values, name, count)
-    return values.detach().double().cpu()
 
 
 def _check_pictures(images: dict[str, Pair], scores: Scores) -> None:

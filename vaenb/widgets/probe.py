@@ -90,7 +90,7 @@ class ConsistencyExplorer(Explorer):
 
 def _radii(changed: dict[str, dict[float, Tensor]]) -> list[float]:
     """The radii of every change; refuse others than the same, 0 first."""
-    lists = [list(images) for images in changed.values()]
+    lists = list(map(list, changed.values()))
     if not lists or any(radii != lists[0] or len(radii) < 2 or radii[0] != 0 for radii in lists):
         raise ValueError(f"changed: of each change images for the same ε, 0 and larger, expected, got {lists}")
     return lists[0]
@@ -133,7 +133,7 @@ class TemperatureExplorer(Explorer):
             f"Brier <b>{brier(p, labels).mean():.3f}</b>",
             f"mean confidence {confidence:.3f}, accuracy {1 - wrong:.3f}",
         )
-        places = [math.log2(v) for v in _TEMPERATURES]
+        places = list(map(math.log2, _TEMPERATURES))
         top = max(0.1, *errors)
         chart = Chart((places[0], places[-1]), (0, top), "log₂ T", "ECE")
         chart.line(places, errors, COLORS[0])

@@ -9,10 +9,11 @@ import torch
 
 from vaenb import data
 from vaenb.attacks import encoder, latent
+from vaenb.attacks.classifier import predict
 from vaenb.checks import NotDefined
 from vaenb.contract import reconstruct
 from vaenb.data import ImageSet
-from vaenb.distributions import DiagonalGaussian, seeded
+from vaenb.distributions import seeded, standard_normal
 from vaenb.metrics.detection import auroc
 from vaenb.metrics.images import ms_ssim, mse, ssim
 from vaenb.metrics.likelihood import elbo
@@ -53,21 +54,16 @@ def quality(model: Any, test: ImageSet) -> dict[str, float]:
         found["ELBO"] = elbo(model, x, generator=seeded(0, x.device)).mean().item()
         with torch.no_grad():
             q = model.posterior(x)
-        prior = DiagonalGaussian(torch.zeros_like(q.mean), torch.zeros_like(q.mean))
-        found["KL"] = q.kl(prior).mean().item()
+        found["KL"] = q.kl(standard_normal(q.mean)).mean().item()
     except NotDefined:
         pass
     return found | {"SSIM": ssim(x, reconstruct(model, x)).mean().item()}
 
 
-@torch.no_grad()
 def accuracy(model: Classifier, images: ImageSet) -> float:
     """The share of images whose label is right."""
-    right = 0
-    for index in torch.arange(len(images)).split(500):
-        x, labels = images.batch(index)
-        right += int((model(x).argmax(1) == labels).sum())
-    return right / len(images)
+    right = predict(model, images.float(), chunk=500) == images.labels
+    return right.double().mean().item()
 
 
 def latent_attack(model: Any, images: ImageSet) -> float:

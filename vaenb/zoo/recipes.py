@@ -6,7 +6,6 @@ The notebooks' paper runs train from them, too: the zoo's model is the first tra
 import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from torch import nn
 
@@ -63,9 +62,9 @@ class Entry:
         }
         return files.plainly(about)
 
-    def images(self, folder: Path | str | None = None) -> tuple[ImageSet, ImageSet]:
-        """The images to train on, and the last `held_out` ones, which no model sees; `folder` as for `data.load`."""
-        every = data.load(self.data, split="train", size=self.size, folder=folder)
+    def images(self) -> tuple[ImageSet, ImageSet]:
+        """The images to train on, and the last `held_out` ones, which no model sees."""
+        every = data.load(self.data, split="train", size=self.size)
         cut = len(every) - self.held_out
         return every.take(slice(cut)), every.take(slice(cut, None))
 

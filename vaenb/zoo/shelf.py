@@ -13,7 +13,8 @@ from vaenb.zoo.recipes import BUILDERS, RECIPES, hint
 WEIGHTS = Path(__file__).parent / "weights"
 AUDITS = Path(__file__).parent / "audits.json"  # written by `vaenb zoo audit`
 _FIELDS = {"name", "recipe", "data", "quality", "gate", "made", "versions", "digest"}  # of every card
-_COLUMNS = ("model", "net", "latents", "penalty", "data", "ELBO", "KL", "SSIM", "accuracy", "MSE")
+_COLUMNS = ("model", "net", "latents", "penalty", "data")
+_QUALITY = {"ELBO": ".1f", "KL": ".1f", "SSIM": ".3f", "accuracy": ".3f", "MSE": ".4f"}  # and a column for each
 _AUDITED = {  # a column for each of these measures of the audit
     "decoder by spreads": "decoder by spreads: AADDC",
     "decoder by distance": "decoder by distance: AADDC",
@@ -107,7 +108,7 @@ def table() -> str:
     The ELBO and the KL from the prior are in nats; ELBOs of different likelihoods are not comparable. The audit's
     columns are areas under SSIM (AADDC), and the SSIM after HMC: larger is more robust.
     """
-    head = [*_COLUMNS, *_AUDITED]
+    head = [*_COLUMNS, *_QUALITY, *_AUDITED]
     lines = [head, ["---"] * len(head)]
     audited = audits()
     for name in names():
@@ -129,19 +130,9 @@ def _row(about: dict) -> list[str]:
     named = arguments.get("regularizer", "tc on top")
     penalty = f"{arguments['beta']:g} · {named}" if "beta" in arguments else "–"
     each = f"{arguments['layers']} × " if "layers" in arguments else ""
-    return [
-        about["name"],
-        arguments.get("net", made["builder"]),
-        f"{each}{arguments.get('latent_dim', '–')}",
-        penalty,
-        f"{made['data']}, {made['size']} × {made['size']}",
-        _number(quality, "ELBO", ".1f"),
-        _number(quality, "KL", ".1f"),
-        _number(quality, "SSIM", ".3f"),
-        _number(quality, "accuracy", ".3f"),
-        _number(quality, "MSE", ".4f"),
-    ]
-
-
-def _number(quality: dict, what: str, shape: str) -> str:
-    return format(quality[what], shape) if what in quality else "–"
+    latents = f"{each}{arguments.get('latent_dim', '–')}"
+    images = f"{made['data']}, {made['size']} × {made['size']}"
+    row = [about["name"], arguments.get("net", made["builder"]), latents, penalty, images]
+    for what, shape in _QUALITY.items():
+        row.append(format(quality[what], shape) if what in quality else "–")
+    return row
