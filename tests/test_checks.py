@@ -1,6 +1,7 @@
 """What is refused, and in which words."""
 
 import re
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,6 +14,46 @@ from vaenb.distributions import DiagonalGaussian
 from vaenb.models.classifier import logits
 
 NET = nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5))
+
+
+class Slotted:
+    __slots__ = ("encode",)
+
+    def __init__(self, encode):
+        self.encode = encode
+
+
+class Holder:
+    def __init__(self, held):
+        self.held = held
+
+
+HOLDERS = {
+    "itself": NET,
+    "an attribute": Holder(NET),
+    "a part of it": Holder(NET[1]),
+    "a bound method": Holder(NET.forward),
+    "a list": Holder([0, [NET]]),
+    "a dict": Holder({"encoder": NET}),
+    "slots": Slotted(NET),
+    "a partial": Holder(partial(torch.nn.functional.linear, weight=NET)),
+    "a lambda that closes over it": (lambda net: lambda x: net(x))(NET),
+    "an adapter in an adapter": Holder(Holder(NET)),
+}
+
+
+@pytest.mark.parametrize("how", HOLDERS)
+def test_training_mode_is_found_in_whatever_holds_the_network(how):
+    NET.train()
+    assert checks.in_training(HOLDERS[how])
+    NET.eval()
+    assert not checks.in_training(HOLDERS[how])
+
+
+def test_what_holds_itself_is_looked_at_once():
+    knot = Holder(None)
+    knot.held = [knot]
+    assert not checks.in_training(knot)
 
 
 class Hidden(LinearGaussian):
@@ -39,6 +80,7 @@ class HiddenDecoder(Hidden):
 def test_a_network_in_training_mode_is_found_as_it_runs_however_it_is_held(model):
     x = torch.rand(3, 1, 4, 4, generator=seeded())
     NET.train()
+    assert not checks.in_training(model)
     with pytest.raises(ValueError, match="model: it is in training mode.* a Linear ran in it; call model.eval"):
         checks.check_model_and_images(model, x)
     NET.eval()
