@@ -319,6 +319,8 @@ def test_curves_have_the_frozen_radii_and_shares_lie_in_0_1():
 def test_tensors_of_any_precision_are_taken(dtype):
     values = (torch.arange(500).reshape(5, 100) % 2).to(dtype)
     begin().record(SIM, CELLS[0], {"HMC MS-SSIM": values, "draw MS-SSIM": values})
+    with pytest.raises(ValueError, match="must hold real numbers, got complex64"):
+        compact(torch.ones(2, dtype=torch.complex64))
 
 
 def test_no_flipped_byte_is_read_as_evidence():

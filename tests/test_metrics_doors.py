@@ -1,5 +1,7 @@
 """What metrics are given: half precision, autocast, numpy's numbers, and tensors made in inference mode."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -266,6 +268,8 @@ def test_hmc_regret_decodes_a_chunk_at_a_time():
         (lambda: frechet.FID(leading_pixels).features(X, chunk=0), "chunk"),
         (lambda: distortion.measure_distortion(LINEAR.decode, Z, Z, {}, chunk=0), "chunk"),
         (lambda: ood.hmc_regret(LINEAR, X, chunk=0), "chunk"),
+        (lambda: plane(Z[:3], size=1), "size"),
+        (lambda: plane(Z[:3] * math.nan), "points"),
     ],
 )
 def test_a_bad_argument_is_named(call, name):

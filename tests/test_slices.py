@@ -32,3 +32,5 @@ def test_points_that_span_no_plane_are_refused():
     line = torch.tensor([[0.0, 0, 0], [1, 1, 1], [2, 2, 2]])
     with pytest.raises(ValueError, match="points: they lie on one line"):
         slice_through(lambda z: z.sum(1), line)
+    with pytest.raises(ValueError, match=r"points: three of them, \(3, D\), expected"):
+        slice_through(lambda z: z.sum(1), line[:2])

@@ -150,10 +150,13 @@ class Experiment:
 
     def measure(self, function: Callable[..., Tensor], *models: Sequence[Any]) -> np.ndarray:
         """Call a function of one training run's models for every run, and stack what it gives: (S, ...)."""
-        return self.measure_all(lambda *of_run: {"": function(*of_run)}, dict(enumerate(models)))[""]
+        found = []
+        for of_run in zip(*models, strict=True):
+            found.append(function(*of_run).detach().cpu().double().numpy())
+        return np.stack(found)
 
     def measure_all(
-        self, function: Callable[..., dict[str, Tensor]], models: Mapping[Any, Sequence[Any]], *given: Any
+        self, function: Callable[..., dict[str, Tensor]], models: Mapping[str, Sequence[Any]], *given: Any
     ) -> dict[str, np.ndarray]:
         """Call function(*models of a training run, *given), numbers by name, for every run and stack: (S, ...)."""
         found = _stacked(function(*of_run, *given) for of_run in zip(*models.values(), strict=True))

@@ -22,6 +22,7 @@ from vaenb.checks import (
     check_images,
     check_latents,
     check_model,
+    check_rows,
     evaluating,
     ordinary,
 )
@@ -117,6 +118,7 @@ def top_singular(
     ValueError where no gradient reaches z.
     """
     check_gradients()
+    check_rows(z, "z")
     check_counts(iterations=iterations, chunk=chunk)
     z = ordinary(z)
     starts = steepest(randn_like(z, generator), "l2")

@@ -48,10 +48,12 @@ def sprite_factors(index: Tensor) -> Tensor:
 
 def sprite_index(shape, scale, rotation, x, y) -> Tensor:
     """Return the indices of these factors' positions (ints or integer tensors that broadcast), e.g. scale 0..5."""
-    given = map(torch.as_tensor, (shape, scale, rotation, x, y))
+    given = [torch.as_tensor(position) for position in (shape, scale, rotation, x, y)]
     positions = torch.broadcast_tensors(*given)
     index = torch.zeros_like(positions[0], dtype=torch.int64)
-    for position, size in zip(positions, SIZES, strict=True):
+    for name, position, size in zip(FACTORS, positions, SIZES, strict=True):
+        if position.is_floating_point() or (position < 0).any() or (position >= size).any():
+            raise ValueError(f"{name}: whole numbers from 0 to {size - 1} expected, got {position.tolist()}")
         index = index * size + position
     return index
 
@@ -76,6 +78,10 @@ def turned(factors: Tensor) -> Tensor:
 
 
 def _factors(index: Tensor) -> Tensor:
+    if not isinstance(index, Tensor) or index.dtype != torch.int64 or index.ndim != 1:
+        raise TypeError(f"index: expected an int64 tensor (n,), got {getattr(index, 'dtype', type(index).__name__)}")
+    if len(index) and (index.min() < 0 or index.max() >= COUNT):
+        raise ValueError(f"index: values from 0 to {COUNT - 1} expected, got {index.min()} to {index.max()}")
     positions = torch.unravel_index(index, SIZES)
     factors = []
     for (first, last), size, position in zip(_ENDS, SIZES, positions, strict=True):

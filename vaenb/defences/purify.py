@@ -25,7 +25,7 @@ from vaenb.checks import (
     check_model,
     check_model_and_images,
     check_posterior,
-    evaluating,
+    in_training,
 )
 from vaenb.contract import LatentModel, Posterior
 from vaenb.models.classifier import logits
@@ -41,10 +41,9 @@ def passes(model: LatentModel, x: Tensor, *, samples: int = 1, generator: torch.
     check_images(x)
     check_counts(samples=samples)
     x = x.clone() if x.is_inference() else x
-    with evaluating("model"):
-        posterior = model.posterior(x)
-        check_posterior(posterior, len(x))  # what came is looked at: an attack calls this at every step
-        images = [model.decode(posterior.rsample(generator=generator)) for _ in range(samples)]
+    posterior = model.posterior(x)
+    check_posterior(posterior, len(x))  # what came is looked at: an attack calls this at every step
+    images = [model.decode(posterior.rsample(generator=generator)) for _ in range(samples)]
     check_decoded(images[0], x)
     return sum(images, start=torch.zeros_like(x)) / samples
 
@@ -88,7 +87,7 @@ def diffused(model: DDGM, x: Tensor, t: int | None = None, *, noise: bool = True
     if not isinstance(model, DDGM):
         got = type(model).__name__
         raise TypeError(f"model: a DDGM, such as a denoiser or the `ddgm` of a DAED, expected, got {got}")
-    if model.training:
+    if in_training(model):
         raise ValueError("model: it is in training mode; call model.eval()")
     if t is None and model.steps > 1:
         raise ValueError(f"t: the step to add noise up to, 1 to {model.steps}, expected for a model of several steps")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vaenb.checks import check_batch, check_whole
 from vaenb.metrics.blocks import in_blocks
 from vaenb.precision import check_precision, no_autocast
 
@@ -34,8 +35,12 @@ def slice_through(
 
     The first point is the origin and the second lies on the first axis; the three must not be on one line.
     """
+    check_batch(points, "points", dims=2, shape="points (3, D)")
+    check_whole("size", size, least=2)
     size = int(size)
     check_precision("points", points)
+    if len(points) != 3:
+        raise ValueError(f"points: three of them, (3, D), expected, got shape {tuple(points.shape)}")
     axes, lengths = torch.linalg.qr((points[1:] - points[0]).T)
     if (lengths.diagonal().abs() < 1e-6 * lengths.abs().max().clamp_min(1e-30)).any():
         raise ValueError("points: they lie on one line, so they span no plane")
