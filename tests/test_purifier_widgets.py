@@ -46,11 +46,21 @@ def test_it_says_the_label_and_counts_what_is_right_behind_the_purifier(explorer
     explorer.delta.value, explorer.level.value, explorer.image.value = 0.1, 1, 2
     labels = classifier(made()[1][0.1, "blind"][1]).argmax(1)
     right = int((labels == LABELS).sum())
-    for text in ("a 1, attacked within δ = 0.1: behind 10% noise", f"says <b>{labels[2]}</b>", f"<b>{right}</b> of 4"):
+    for text in ("1, attacked within δ = 0.1: behind 10% noise", f"says <b>{labels[2]}</b>", f"<b>{right}</b> of 4"):
         assert text in explorer.numbers.value
     assert explorer.share(0.1, "blind")[1] == right / 4
     explorer.level.value = 0
     assert "without a purifier" in explorer.numbers.value
+
+
+def test_classes_stand_for_the_labels():
+    explorer = PurifierExplorer(classifier, X, LABELS, NOISE, *made(), classes=["coat", "bag"])
+    explorer.delta.value, explorer.level.value, explorer.image.value = 0.1, 1, 2
+    label = classifier(made()[1][0.1, "blind"][1]).argmax(1)[2]
+    assert "bag, attacked within" in explorer.numbers.value
+    assert f"says <b>{['coat', 'bag'][label]}</b>" in explorer.numbers.value
+    with pytest.raises(ValueError, match="classes: a word for each of the labels 0 to 1 expected, got 1"):
+        PurifierExplorer(classifier, X, LABELS, NOISE, *made(), classes=["coat"])
 
 
 @pytest.mark.parametrize(("slider", "value"), [("level", 2), ("delta", 0.3), ("attacker", "knows"), ("image", 1)])

@@ -6,10 +6,11 @@ A set is kept as `<name>_<split>.npz` in the data folder (`VAENB_DATA`): `images
 
 from vaenb.data.folder import EMBEDDED, DatasetUnavailable, available
 from vaenb.data.imageset import ImageSet, recolor
-from vaenb.data.sets import load, upside_down, whole
+from vaenb.data.sets import GARMENTS, load, upside_down, whole
 
 __all__ = [
     "EMBEDDED",
+    "GARMENTS",
     "DatasetUnavailable",
     "ImageSet",
     "available",

@@ -22,6 +22,8 @@ from vaenb.data.readers import PhotoFolder, read_npz
 from vaenb.distributions import seeded
 from vaenb.files import expanded
 
+# What the labels of Fashion-MNIST mean.
+GARMENTS = ("T-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 BENCHMARKS = (*EMBEDDED, *PUBLIC, "color_mnist")
 _SMALL = Path(__file__).with_name("embedded")  # parts of MNIST and Fashion-MNIST, see LICENSES.md there
 _COLORS = torch.tensor([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0], [1, 0, 1], [0, 1, 1], [1, 1, 1]], dtype=torch.uint8)

@@ -19,7 +19,7 @@ class BehindExplorer(Explorer):
 
     `x` (N, C, H, W) in [0, 1] are the images as they were, with their true `labels` (N,). `attacked[kind, attacker]`
     are (K, N, C, H, W), at each of K `places`, and `cleaned` what the defence makes of them; `kinds` are the values of
-    another slider.
+    another slider. `classes` are words for the labels, if the numbers are not enough.
     """
 
     @torch.no_grad()
@@ -33,6 +33,7 @@ class BehindExplorer(Explorer):
         kinds: Iterable,
         attacked: Images,
         cleaned: Images,
+        classes: Sequence = (),
     ) -> None:
         check_classifier(classifier)
         check_images(x)
@@ -49,6 +50,10 @@ class BehindExplorer(Explorer):
                 check_shape(images, f"{name}[{key!r}]", shape, f"images at each of {len(places)} places")
                 check_images(images.flatten(0, 1), f"{name}[{key!r}]")
                 answers[key] = predict(classifier, images.flatten(0, 1)).view(shape[:2])
+        most = max(int(answers.max()) for answers in (labels, *self.before.values(), *self.behind.values()))
+        if classes and len(classes) <= most:
+            raise ValueError(f"classes: a word for each of the labels 0 to {most} expected, got {len(classes)}")
+        self.classes = classes or range(most + 1)
         self.attacker = ipw.ToggleButtons(options=attackers, description="attacker")
         self.attacker.style.description_width = "11em"
         self.image = slider_of(range(len(x)), "test image")
@@ -116,7 +121,8 @@ class PurifierExplorer(BehindExplorer):
 
     `noise` are K shares of noise that rise, the first of them 0, no purifier. `attacked[delta, attacker]` are images
     (K, N, C, S, S) in [0, 1] that an attacker within δ sends to the purifier of each, and `cleaned` what this makes
-    of them; `x` (N, C, S, S) are the images as they were, with their true `labels` (N,).
+    of them; `x` (N, C, S, S) are the images as they were, with their true `labels` (N,), which
+    `classes` name.
     """
 
     def __init__(
@@ -127,6 +133,7 @@ class PurifierExplorer(BehindExplorer):
         noise: Sequence[float],
         attacked: Images,
         cleaned: Images,
+        classes: Sequence = (),
     ) -> None:
         noise = list(noise)
         if len(noise) < 2 or noise[0] != 0 or noise != sorted(set(noise)):
@@ -136,7 +143,7 @@ class PurifierExplorer(BehindExplorer):
         self.level = slider_of(range(len(noise)), "noise added", named.__getitem__, index=len(noise) // 2)
         self.delta = slider_of(deltas, "attack radius δ")
         caption = "image · attacked · behind the purifier"
-        super().__init__(caption, classifier, x, labels, noise, deltas, attacked, cleaned)
+        super().__init__(caption, classifier, x, labels, noise, deltas, attacked, cleaned, classes)
 
     def _draw(self, change=None) -> None:
         at = self.delta.value, self.attacker.value
@@ -144,7 +151,7 @@ class PurifierExplorer(BehindExplorer):
         right = self.show(at[0], k, "share of noise 1 − ᾱ added")
         behind = f"behind {self.places[k]:.0%} noise" if k else "without a purifier"
         self.say(
-            f"a {self.labels[i]}, attacked within δ = {at[0]:g}: {behind} the classifier says "
-            f"<b>{self.behind[at][k, i]}</b>",
+            f"{self.classes[self.labels[i]]}, attacked within δ = {at[0]:g}: {behind} the classifier says "
+            f"<b>{self.classes[self.behind[at][k, i]]}</b>",
             f"right: <b>{right}</b> of {len(self.labels)}",
         )
