@@ -217,9 +217,9 @@ def reliability(diagrams: "dict[str, Reliability]", *, title: str = "") -> go.Fi
 
 
 def histograms(groups: dict[str, Tensor], *, title: str = "", x: str = "", bins: int = 40) -> go.Figure:
-    """Draw the distributions of groups of numbers (n,) as outlines over common bins; each has area 1.
+    """Draw the distributions of groups of numbers (n,) as outlines over common bins, as shares of their group.
 
-    Bins end where the longest of the groups' tails has 1 % left; what lies beyond is in the last one.
+    Bins end where the longest of the groups' tails has 1 % left; what lies beyond is not drawn.
     """
     fig = go.Figure()
     arrays, lows, highs = {}, [], []
@@ -227,13 +227,12 @@ def histograms(groups: dict[str, Tensor], *, title: str = "", x: str = "", bins:
         values = group.detach().double().cpu().numpy()
         arrays[name] = values
         lows.append(values.min())
-        highs.append(np.quantile(values, 0.99))
+        highs.append(np.quantile(values, 0.99, method="higher"))
     low, high = min(lows), max(highs)
     edges = np.linspace(low, high if high > low else low + 1, bins + 1)
     dashes = cycle(("solid", "dash", "dot", "dashdot"))
     for name, values, marker in marked(arrays):
-        clipped = values.clip(edges[0], edges[-1])
-        counts, _ = np.histogram(clipped, edges)
+        counts, _ = np.histogram(values, edges)
         density = counts / len(values) / np.diff(edges)
         line = {"shape": "hv", "color": marker["color"], "dash": next(dashes), "width": 2}
         fig.add_scatter(x=six(edges), y=six([*density, 0]), mode="lines", line=line, name=name)
