@@ -481,6 +481,12 @@ def test_a_loss_that_explodes_is_an_error(digits):
         fit(vae(**{**CONFIG, "beta": 1e39}), digits, epochs=1, lr=1e-3, progress=False)
 
 
+def test_weights_that_explode_are_the_same_error_where_latents_are_refused_first(digits):
+    model = vae(**{**CONFIG, "regularizer": "tc", "size": len(digits)})
+    with pytest.raises(FloatingPointError, match=r"epoch 1: the loss is not finite .* smaller lr than 1e\+20"):
+        fit(model, digits, epochs=1, lr=1e20, progress=False)
+
+
 @pytest.mark.parametrize(
     ("argument", "value"),
     [("epochs", 0), ("batch_size", 0), ("lr", 0.0), ("lr", float("nan")), ("ema", 0.0), ("ema", 1), ("ema", -0.9)]

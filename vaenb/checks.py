@@ -13,6 +13,10 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 
+class NotFinite(ValueError):
+    """A batch has NaN or infinite values."""
+
+
 class NotDefined(TypeError):
     """What was asked for does not exist for this model; the message says why."""
 
@@ -417,4 +421,4 @@ def check_batch(x, name: str, *, dims: int, shape: str) -> None:
         raise ValueError(f"{name}: the batch is empty, shape {tuple(x.shape)}")
     if not x.isfinite().all():
         rows = (~x.flatten(1).isfinite().all(1)).nonzero().flatten().tolist()
-        raise ValueError(f"{name}: NaN or infinite values in row(s) {rows[:5]} of {len(x)}")
+        raise NotFinite(f"{name}: NaN or infinite values in row(s) {rows[:5]} of {len(x)}")

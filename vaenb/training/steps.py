@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import ConstantLR, LRScheduler, OneCycleLR
 from torch.optim.swa_utils import AveragedModel
 
+from vaenb.checks import NotFinite
 from vaenb.distributions import seeded
 from vaenb.training.recipe import Recipe, TrainingData
 
@@ -64,8 +65,13 @@ class Steps:
     def _learn(self, index: Tensor) -> dict[str, Tensor]:
         """Make all updates of one batch, and give its statistics."""
         x, labels = _laid_out(self.data.batch(index))
-        with self._autocast():
-            losses = self.model.losses(x, labels, self.generator)
+        try:
+            with self._autocast():
+                losses = self.model.losses(x, labels, self.generator)
+        except NotFinite as error:  # latents are refused before there is a loss
+            if not x.isfinite().all():
+                raise  # the fault of the data
+            raise self._diverged(str(error)) from error
         self._update(losses["loss"])
         for _ in range(getattr(self.model, "further_steps", 0)):
             with self._autocast():
@@ -88,11 +94,14 @@ class Steps:
     def _means(self) -> dict[str, float]:
         means = {name: (total / self.steps_an_epoch).item() for name, total in self.totals.items()}
         if not math.isfinite(means["loss"]):
-            remedy = f"try a smaller lr than {self.recipe['lr']}, or clip the gradient"
-            raise FloatingPointError(f"epoch {len(self.epochs) + 1}: the loss is not finite ({means}); {remedy}")
+            raise self._diverged(means)
         if self.held_out is not None:
             means["validation_loss"] = self._validation_loss(self.held_out)
         return means
+
+    def _diverged(self, found: dict | str) -> FloatingPointError:
+        remedy = f"try a smaller lr than {self.recipe['lr']}, or clip the gradient"
+        return FloatingPointError(f"epoch {len(self.epochs) + 1}: the loss is not finite ({found}); {remedy}")
 
     @torch.no_grad()
     def _validation_loss(self, held_out: TrainingData) -> float:
