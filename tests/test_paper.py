@@ -64,6 +64,15 @@ def test_every_published_verdict_can_be_computed_again_from_the_kept_arrays():
     assert [name for name in claims.load() if not claims.verify(name, runs, path)[1]] == []
 
 
+def test_what_would_settle_a_correlation_over_models_is_more_models():
+    over_models = set()
+    for claim in claims.load().values():
+        over_models |= {cell.claim for cell in claim.cells if cell.sampled == "models"}
+    assert over_models == {"q.001.diversity"}
+    (found,) = (finding for finding in ledger() if finding.claim.id == "q.001.diversity")
+    assert "models might settle it" in found.why and "images" not in found.why
+
+
 def test_the_readme_and_the_docs_have_the_ledger_of_the_evidence():
     text = (ROOT / "README.md").read_text()
     (shown,) = re.findall(r"<!-- ledger -->\n(.*?)<!-- end of ledger -->", text, re.DOTALL)

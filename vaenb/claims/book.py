@@ -43,6 +43,11 @@ class Cell:
         first, *rest = self.data.split(" - ")
         return {first: 1} | dict.fromkeys(rest, -1)
 
+    @property
+    def sampled(self) -> str:
+        """What the arrays' second axis goes over: images, unless the note says that models stand there."""
+        return "models" if "models stand where images do" in self.note else "images"
+
 
 @dataclass(frozen=True)
 class Claim:

@@ -283,7 +283,8 @@ def _verdict(finding: Finding, groups: list[list[Values]]) -> tuple[str, str]:
     if verdict != rule.INCONCLUSIVE:
         return verdict, ""
     design = needed(groups, rule.edges(finding.claim, finding.pooled), cells=finding.total)
-    return verdict, f"{design} might settle it" if design else "no affordable number of runs and images would settle it"
+    why = f"{design} might settle it" if design else "no affordable number of runs and images would settle it"
+    return verdict, why.replace("images", finding.claim.cells[0].sampled)
 
 
 def _numbers(estimate: Estimate) -> dict[str, float | int | None]:
