@@ -150,8 +150,8 @@ class PurifierExplorer(BehindExplorer):
         k, i = self.level.value, self.image.value
         right = self.show(at[0], k, "share of noise 1 − ᾱ added")
         behind = f"behind {self.places[k]:.0%} noise" if k else "without a purifier"
+        true, said = self.classes[int(self.labels[i])], self.classes[int(self.behind[at][k, i])]
         self.say(
-            f"{self.classes[self.labels[i]]}, attacked within δ = {at[0]:g}: {behind} the classifier says "
-            f"<b>{self.classes[self.behind[at][k, i]]}</b>",
+            f"{true}, attacked within δ = {at[0]:g}: {behind} the classifier says <b>{said}</b>",
             f"right: <b>{right}</b> of {len(self.labels)}",
         )
