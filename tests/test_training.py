@@ -487,6 +487,29 @@ def test_weights_that_explode_are_the_same_error_where_latents_are_refused_first
         fit(model, digits, epochs=1, lr=1e20, progress=False)
 
 
+def test_weights_that_explode_in_the_last_step_are_found_by_the_validation(digits):
+    model = vae(**{**CONFIG, "regularizer": "tc", "size": 128})
+    recipe = {"epochs": 1, "batch_size": 128, "lr": 1e20, "validation": digits.take(slice(128, 256))}
+    with pytest.raises(FloatingPointError, match=r"the loss is not finite \(z: NaN or infinite"):
+        fit(model, digits.take(slice(0, 128)), progress=False, **recipe)
+
+
+def test_data_that_are_not_finite_are_not_called_a_divergence(digits):
+    class Broken:
+        device, shape = digits.device, digits.shape
+
+        def __len__(self):
+            return len(digits)
+
+        def batch(self, index):
+            x, labels = digits.batch(index)
+            return x / 0, labels
+
+    model = vae(**{**CONFIG, "regularizer": "tc", "size": len(digits)})
+    with pytest.raises(ValueError, match="^z: NaN or infinite"):
+        fit(model, Broken(), epochs=1, progress=False)
+
+
 @pytest.mark.parametrize(
     ("argument", "value"),
     [("epochs", 0), ("batch_size", 0), ("lr", 0.0), ("lr", float("nan")), ("ema", 0.0), ("ema", 1), ("ema", -0.9)]

@@ -65,19 +65,24 @@ class Steps:
     def _learn(self, index: Tensor) -> dict[str, Tensor]:
         """Make all updates of one batch, and give its statistics."""
         x, labels = _laid_out(self.data.batch(index))
-        try:
-            with self._autocast():
-                losses = self.model.losses(x, labels, self.generator)
-        except NotFinite as error:  # latents are refused before there is a loss
-            if not x.isfinite().all():
-                raise  # the fault of the data
-            raise self._diverged(str(error)) from error
+        with self._autocast(), self._watched(x):
+            losses = self.model.losses(x, labels, self.generator)
         self._update(losses["loss"])
         for _ in range(getattr(self.model, "further_steps", 0)):
-            with self._autocast():
+            with self._autocast(), self._watched(x):
                 loss = self.model.further_loss(x, self.generator)
             self._update(loss)
         return losses
+
+    @contextmanager
+    def _watched(self, x: Tensor) -> Iterator[None]:
+        """Say that the training diverged where a model refuses its own latents, before there is a loss."""
+        try:
+            yield
+        except NotFinite as error:
+            if not x.isfinite().all():
+                raise  # the fault of the data
+            raise self._diverged(str(error)) from error
 
     def _autocast(self) -> torch.autocast:
         wanted = self.recipe["precision"] == "bfloat16"
@@ -114,7 +119,8 @@ class Steps:
         model.eval()
         for index in batches[:whole]:
             x, labels = _laid_out(held_out.batch(index))
-            total += model.losses(x, labels, generator)["loss"]
+            with self._watched(x):
+                total += model.losses(x, labels, generator)["loss"]
         self.model.train()
         return (total / whole).item()
 
