@@ -194,8 +194,6 @@ def test_sprites_upside_down_are_nearly_their_images_turned_by_half_a_turn():
 def test_factors_out_of_range_are_refused(factors):
     with pytest.raises(ValueError, match=f"{next(iter(factors))}: whole numbers from 0 to"):
         sprites.sprite_index(**{"shape": 0, "scale": 0, "rotation": 0, "x": 0, "y": 0, **factors})
-    with pytest.raises(ValueError, match="from 0 to 737279"):
-        sprites.render_sprites(torch.tensor([sprites.COUNT]))
 
 
 # downloads, from a server on this machine

@@ -249,12 +249,9 @@ def _run(folder: Path, listing: dict, arrays: dict[str, np.ndarray]) -> Run:
     if listing["format"] != _FORMAT:
         raise ValueError("another format")
     about = {key: listing[key] for key in _ABOUT}
-    check_choice("profile", about["profile"], PROFILES)
     about["seeds"] = tuple(about["seeds"])
     run = Run(folder, **about)
     for row in listing["records"]:
-        check_choice("role", row["role"], ROLES)
-        check_choice("statistic", row["statistic"], STATISTICS)
         book.find(row["claim"])
         row["arrays"] = {name: arrays[key] for name, key in row["arrays"].items()}
         for name in ("levels", "radii"):

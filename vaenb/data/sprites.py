@@ -78,10 +78,6 @@ def turned(factors: Tensor) -> Tensor:
 
 
 def _factors(index: Tensor) -> Tensor:
-    if not isinstance(index, Tensor) or index.dtype != torch.int64 or index.ndim != 1:
-        raise TypeError(f"index: expected an int64 tensor (n,), got {getattr(index, 'dtype', type(index).__name__)}")
-    if len(index) and (index.min() < 0 or index.max() >= COUNT):
-        raise ValueError(f"index: values from 0 to {COUNT - 1} expected, got {index.min()} to {index.max()}")
     positions = torch.unravel_index(index, SIZES)
     factors = []
     for (first, last), size, position in zip(_ENDS, SIZES, positions, strict=True):
