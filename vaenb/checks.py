@@ -420,5 +420,10 @@ def check_batch(x, name: str, *, dims: int, shape: str) -> None:
     if x.numel() == 0:
         raise ValueError(f"{name}: the batch is empty, shape {tuple(x.shape)}")
     if not x.isfinite().all():
-        rows = (~x.flatten(1).isfinite().all(1)).nonzero().flatten().tolist()
-        raise NotFinite(f"{name}: NaN or infinite values in row(s) {rows[:5]} of {len(x)}")
+        rows = first_of(~x.flatten(1).isfinite().all(1))
+        raise NotFinite(f"{name}: NaN or infinite values in row(s) {rows}")
+
+
+def first_of(bad: Tensor) -> str:
+    """Name the first five of the rows that are bad (N,), as in "[0, 3] of 8"; nothing where none is."""
+    return f"{bad.nonzero().flatten().tolist()[:5]} of {len(bad)}" if bad.any() else ""

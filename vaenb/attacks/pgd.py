@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from vaenb.attacks.balls import Ball, Box, ball_around, row_lengths, steepest
-from vaenb.checks import check_choice, check_counts, check_gradients
+from vaenb.checks import check_choice, check_counts, check_gradients, first_of
 from vaenb.distributions import randn_like
 
 LossFn = Callable[[Tensor, Tensor], Tensor]
@@ -166,9 +166,8 @@ def keep_best(
             losses.append(evaluate(loss_fn, end, index))
         ends.append(end)
     restart_losses = torch.cat(losses).view(restarts, count)
-    if not restart_losses.isfinite().all():
-        bad = (~restart_losses.isfinite()).any(0).nonzero().flatten().tolist()
-        raise ValueError(f"loss_fn: NaN or infinite loss for input(s) {bad[:5]} of {count}")
+    if bad := first_of(~restart_losses.isfinite().all(0)):
+        raise ValueError(f"loss_fn: NaN or infinite loss for input(s) {bad}")
     best = restart_losses.argmin(0) if targeted else restart_losses.argmax(0)
     each = torch.arange(count, device=best.device)
     adversarial = torch.cat(ends).view(restarts, *starts[0].shape)[best, each]

@@ -10,6 +10,7 @@ from vaenb.attacks.lbfgs import joined
 from vaenb.audit.attacks import RADII
 from vaenb.audit.bench import POINT, Bench, tried
 from vaenb.audit.budget import DRAWS, REGRET_STEPS
+from vaenb.checks import first_of
 from vaenb.defences.repair import repair
 from vaenb.metrics import detection, ood
 from vaenb.metrics.diagnosis import posterior_ratio
@@ -72,9 +73,8 @@ def codes(bench: Bench) -> None:
 
 
 def _check_finite(method: str, values: Tensor) -> None:
-    bad = (~values.flatten(1).isfinite()).any(1).nonzero().flatten().tolist()
-    if bad:
-        raise ValueError(f"{method}: NaN or infinite numbers for image(s) {bad[:5]} of {len(values)}, counted from 0")
+    if bad := first_of(~values.flatten(1).isfinite().all(1)):
+        raise ValueError(f"{method}: NaN or infinite numbers for image(s) {bad}, counted from 0")
 
 
 def _spread(z: np.ndarray) -> float:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vaenb.checks import check_batch, check_images, check_latents, check_model_and_images, check_shape
+from vaenb.checks import check_batch, check_images, check_latents, check_model_and_images, check_shape, first_of
 from vaenb.contract import LatentModel
 from vaenb.metrics.blocks import in_blocks
 from vaenb.precision import check_precision, no_autocast
@@ -64,9 +64,8 @@ def likelihood_tilt(model: LatentModel, x: Tensor, x_adv: Tensor, z: Tensor) -> 
     if len(z) != len(x) or z.shape[1] < 2:
         raise ValueError(f"z: ({len(x)}, S, D), at least two samples for each image, expected, got {tuple(z.shape)}")
     check_precision("x, x_adv and z", x, x_adv, z)
-    still = (z == z[:, :1]).flatten(1).all(1).nonzero().flatten().tolist()
-    if still:
-        raise ValueError(f"z: samples that differ expected, those of image(s) {still[:5]} are all equal; sample again")
+    if still := first_of((z == z[:, :1]).flatten(1).all(1)):
+        raise ValueError(f"z: samples that differ expected, those of image(s) {still} are all equal; sample again")
     s = _tilts(model, x, x_adv, z)
     mean = s.mean(1)
     log_sum = s.logsumexp(1)

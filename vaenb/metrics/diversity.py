@@ -8,7 +8,7 @@ Friedman & Dieng 2023 (2210.02410). Compare only at equal features and sizes.
 import torch
 from torch import Tensor
 
-from vaenb.checks import check_features
+from vaenb.checks import check_features, first_of
 
 
 def vendi(features: Tensor) -> float:
@@ -19,8 +19,7 @@ def vendi(features: Tensor) -> float:
     check_features(features=features)
     x = features.detach().double()
     lengths = x.norm(dim=1, keepdim=True)
-    empty = (lengths.flatten() == 0).nonzero().flatten().tolist()
-    if empty:
-        raise ValueError(f"features: row(s) {empty[:5]} of {len(x)} are zero and have no cosine with another")
+    if empty := first_of(lengths.flatten() == 0):
+        raise ValueError(f"features: row(s) {empty} are zero and have no cosine with another")
     weights = torch.linalg.svdvals(x / lengths).square() / len(x)  # the eigenvalues of K/n that are not 0
     return torch.special.entr(weights).sum().exp().item()

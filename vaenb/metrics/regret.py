@@ -9,7 +9,7 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from vaenb.checks import check_model_and_images, check_number, ordinary
+from vaenb.checks import check_model_and_images, check_number, first_of, ordinary
 from vaenb.contract import LatentModel, NotDefined
 from vaenb.distributions import DiagonalGaussian, randn_like
 from vaenb.metrics.blocks import BLOCK, in_blocks
@@ -58,7 +58,10 @@ def likelihood_regret(
         best = _best_gaussian(model, part, q, steps=steps, lr=lr, generator=generator, chunk=chunk)
         return _elbo(model, part, best, noise, chunk) - _elbo(model, part, q, noise, chunk)
 
-    return _finite(in_blocks(regret, ordinary(x)), lr)
+    found = in_blocks(regret, ordinary(x))
+    if bad := first_of(~found.isfinite()):
+        raise ValueError(f"lr: the ELBO of image(s) {bad} is not finite; try less than {lr}")
+    return found
 
 
 @torch.inference_mode(False)
@@ -138,10 +141,3 @@ def _elbo(model: LatentModel, x: Tensor, q: DiagonalGaussian, noise: list[Tensor
         return torch.stack(weights).mean(0)
 
     return in_blocks(bound, torch.arange(len(x), device=x.device), size=chunk)
-
-
-def _finite(regret: Tensor, lr: float) -> Tensor:
-    bad = (~regret.isfinite()).nonzero().flatten().tolist()
-    if bad:
-        raise ValueError(f"lr: the ELBO of image(s) {bad[:5]} of {len(regret)} is not finite; try less than {lr}")
-    return regret

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from vaenb.checks import check_counts, check_gradients, check_latents, check_number, check_whole, ordinary
+from vaenb.checks import check_counts, check_gradients, check_latents, check_number, check_whole, first_of, ordinary
 from vaenb.precision import check_precision, no_autocast
 from vaenb.sampling.adaptation import Adaptation
 from vaenb.sampling.chains import ess, split_rhat
@@ -197,9 +197,8 @@ def start(density: Callable, z: Tensor) -> State:
     """Evaluate the density where chains begin; raises ValueError where it is not finite."""
     state = State(z, *density(z))
     finite = state.log_density.isfinite() & state.gradient.isfinite().all(1)
-    if not finite.all():
-        bad = (~finite).nonzero().flatten().tolist()
-        raise ValueError(f"log_density: NaN or infinite (it or its gradient) at z0 of chain(s) {bad[:5]} of {len(z)}")
+    if bad := first_of(~finite):
+        raise ValueError(f"log_density: NaN or infinite (it or its gradient) at z0 of chain(s) {bad}")
     return state
 
 
