@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from torch import nn
 
 from tests.oracles import LinearGaussian, seeded
-from vaenb import widgets
 from vaenb.attacks import encoder, latent
 from vaenb.audit import BUDGETS, AuditFailed, AuditInterrupted, Budget, audit, measuring
 from vaenb.audit.attacks import RADII, Surface, attack
@@ -549,14 +548,6 @@ def test_a_point_posterior_needs_no_density(x):
 def test_wrong_arguments_are_named(arguments, match, model, x):
     with pytest.raises(ValueError, match=match):
         audit(model, **{"x": x} | QUICK | arguments)
-
-
-def test_the_explorer_takes_curves_in_spreads(model, x, report):
-    curve = report.curves["decoder by spreads"]
-    explorer = widgets.LatentAttackExplorer({"mine": model}, {("mine", "away"): curve}, x[:8], unit="spreads")
-    assert "attack radius ε (spreads)" in bytes(explorer.curve.value).decode()
-    explorer.eps.index = 6
-    assert f"SSIM <b>{curve.values['SSIM'][-1, 0]:.3f}</b>" in explorer.numbers.value
 
 
 def test_a_flat_prior_keeps_the_contract():

@@ -61,7 +61,6 @@ def adapted(g):
 CALLS = {
     "pgd": lambda g: pgd.pgd(squares, g.z, eps=g.eps, **g.search),
     "minimize": lambda g: lbfgs.minimize(squares, g.x, steps=g.two, memory=g.two, chunk=g.chunk),
-    "fgsm": lambda g: classifier.fgsm(g.net, g.x, g.y, eps=g.eps, chunk=g.chunk),
     "classifier": lambda g: classifier.attack(g.net, g.x, g.y, eps=g.eps, **g.search),
     "classifier noise": lambda g: classifier.random_direction(g.net, g.x, g.y, eps=g.eps, **g.draws),
     "classifier lbfgs": lambda g: classifier.lbfgs(g.net, g.x, g.y, searches=g.two, steps=g.two, chunk=g.chunk),
@@ -94,6 +93,7 @@ def refitted(g):
 
 
 WITHOUT_CHUNK = {
+    "fgsm": lambda g: classifier.fgsm(g.net, g.x, g.y, eps=g.eps),
     "passes": lambda g: purify.passes(g.model, g.x, samples=g.two, generator=seeded()),
     "refit": refitted,
 }
@@ -220,4 +220,4 @@ def test_training_mode_is_found_behind_a_defended_classifier(name):
     adapter = Adapter(model.train())
     defended = purify.defended(net, lambda x: adapter.decode(adapter.posterior(x).mean))
     with pytest.raises(ValueError, match="classifier: it is in training mode"):
-        CALLS[name](given(None, defended))
+        (CALLS | WITHOUT_CHUNK)[name](given(None, defended))

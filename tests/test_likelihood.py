@@ -94,7 +94,11 @@ X, Z = images(5), torch.zeros(5, 7, 3)
         (likelihood_tilt, (X, X, Z[:, 0]), r"z: samples \(N, S, D\) expected, got shape \(5, 3\)"),
         (likelihood_tilt, (X, X, Z[:, :1]), r"z: \(5, S, D\), at least two samples"),
         (likelihood_tilt, (X, X, Z * math.nan), "z: NaN"),
-        (likelihood_tilt, (X, X, Z), r"z: samples that differ expected, those of image\(s\) \[0, 1, 2, 3, 4\] of 5 are all"),
+        (
+            likelihood_tilt,
+            (X, X, Z),
+            r"z: samples that differ expected, those of image\(s\) \[0, 1, 2, 3, 4\] of 5 are all",
+        ),
         (shortfall, (X, X[:3]), r"target: \(5, 1, 4, 4\), as x, expected, got \(3,"),
     ],
 )

@@ -78,13 +78,9 @@ def test_every_slider_of_the_guard_changes_everything(guard, slider, value):
     assert same == ({"accused", "missed"} if slider == "alarms" else set())  # the worst are so at both thresholds
 
 
-def test_a_guard_without_images_shows_none(guard):
-    plain = DetectorExplorer(guard.scores)
-    assert len(guard.view.children) == len(plain.view.children) + 4 and plain.accused.value == b""
-
-
-def test_equal_scores_are_drawn():
-    same = DetectorExplorer({"none": {THERE: (torch.full((4,), 1e8), torch.full((3,), 1e8))}})
+def test_equal_scores_are_drawn(guard):
+    scores = {"none": {THERE: (torch.full((4,), 1e8), torch.full((3,), 1e8))}}
+    same = DetectorExplorer(scores, {THERE: guard.images[THERE]})
     assert "caught <b>0</b>, missed <b>3</b>" in same.numbers.value and "AUROC 0.500" in same.numbers.value
     assert all(b"nan" not in bytes(drawing.value) for drawing in (same.picture, same.curve))
 
@@ -109,7 +105,7 @@ TWO = (torch.zeros(3), torch.ones(2))
 )
 def test_a_guard_of_bad_scores_is_refused(scores, error, message):
     with pytest.raises(error, match=message):
-        DetectorExplorer(scores)
+        DetectorExplorer(scores, {})
 
 
 def test_a_guard_of_bad_images_is_refused():

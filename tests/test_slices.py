@@ -13,15 +13,15 @@ def log_density(z):
 
 def test_the_plane_holds_its_points_and_the_values_are_the_densitys():
     points, path = torch.randn(3, 5, generator=seeded()), torch.randn(20, 5, generator=seeded(1))
-    plane = slice_through(log_density, points, path, size=9)
+    plane = slice_through(log_density, points, path)
     torch.testing.assert_close(plane.axes @ plane.axes.T, torch.eye(2), atol=1e-5, rtol=0)
     flat = plane.project(points)
     torch.testing.assert_close(plane.origin + flat @ plane.axes, points, atol=1e-5, rtol=1e-5)
     assert flat[0].abs().max() == 0 and flat[1, 0] > 0 and abs(flat[1, 1]) < 1e-5
     corner = plane.origin + plane.a[-1] * plane.axes[0] + plane.b[0] * plane.axes[1]
-    middle = plane.origin + plane.a[4] * plane.axes[0] + plane.b[4] * plane.axes[1]
+    middle = plane.origin + plane.a[15] * plane.axes[0] + plane.b[15] * plane.axes[1]
     difference = log_density(torch.stack([corner, middle]))
-    torch.testing.assert_close(plane.values[0, -1] - plane.values[4, 4], difference[0] - difference[1])
+    torch.testing.assert_close(plane.values[0, -1] - plane.values[15, 15], difference[0] - difference[1])
     assert plane.values.max() == 0
     seen = torch.cat([flat, plane.project(path)])
     for k, ticks in enumerate((plane.a, plane.b)):
@@ -32,5 +32,3 @@ def test_points_that_span_no_plane_are_refused():
     line = torch.tensor([[0.0, 0, 0], [1, 1, 1], [2, 2, 2]])
     with pytest.raises(ValueError, match="points: they lie on one line"):
         slice_through(lambda z: z.sum(1), line)
-    with pytest.raises(ValueError, match=r"points: three of them, \(3, D\), expected"):
-        slice_through(lambda z: z.sum(1), line[:2])

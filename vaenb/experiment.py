@@ -187,7 +187,7 @@ class Experiment:
                 found[name] = _METRICS[name]
                 continue
             try:
-                found[name] = LPIPS("squeeze").to(self.device)
+                found[name] = LPIPS().to(self.device)
             except WeightsUnavailable as reason:
                 print(f"LPIPS is left out: {reason}")
         return found

@@ -26,21 +26,12 @@ CONTROL: Draws = {"norm": "linf"}
 DEFAULTS: Search = {**CONTROL, "steps": 40}
 
 
-def fgsm(
-    classifier: ImageClassifier,
-    x: Tensor,
-    labels: Tensor,
-    *,
-    eps: float | Tensor,
-    targeted: bool = False,
-    chunk: int = 512,
-) -> AttackResult:
+def fgsm(classifier: ImageClassifier, x: Tensor, labels: Tensor, *, eps: float | Tensor) -> AttackResult:
     """Change every pixel of x (N, C, H, W) by `eps` (a number or (N,)) along the sign of the gradient, in [0, 1].
 
-    `labels` (N,) are the true ones, or with `targeted` those to be reached; the losses are cross-entropies in nats.
+    `labels` (N,) are the true ones; the losses are cross-entropies in nats.
     """
-    once: Search = {"steps": 1, "alpha": eps, "random_start": False, "chunk": chunk}
-    return attack(classifier, x, labels, eps=eps, targeted=targeted, **once)
+    return attack(classifier, x, labels, eps=eps, steps=1, alpha=eps, random_start=False)
 
 
 def attack(

@@ -10,23 +10,19 @@ and differentiable in both. SSIM: Wang et al. 2004. MS-SSIM: Wang et al. 2003. L
 
 from functools import cache
 from pathlib import Path
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics.functional.image import multiscale_structural_similarity_index_measure, peak_signal_noise_ratio
 from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity as Similarity
-from torchvision.models import get_model_weights
+from torchvision.models import SqueezeNet1_1_Weights
 
-from vaenb.checks import check_channels, check_choice, check_images, check_shape
+from vaenb.checks import check_channels, check_images, check_shape
 from vaenb.precision import no_autocast, widened
 
 _C1, _C2 = 0.01**2, 0.03**2  # Wang et al. 2004, for a data range of 1
 _SCALE_WEIGHTS: tuple[float, ...] = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # Wang et al. 2003, the finest scale first
-
-Net = Literal["squeeze", "alex", "vgg"]
-_BACKBONES: dict[Net, str] = {"squeeze": "squeezenet1_1", "alex": "alexnet", "vgg": "vgg16"}
 
 
 class WeightsUnavailable(RuntimeError):
@@ -105,17 +101,16 @@ def ms_ssim(a: Tensor, b: Tensor) -> Tensor:
 class LPIPS(nn.Module):
     """Learned perceptual distance, a callable (a, b) → (N,): 0 for equal images, larger is less alike.
 
-    Distances of different nets are not comparable. Images are adapted by a convention: one channel is repeated to
-    three, sides under 64 pixels are enlarged to 64 bilinearly, and [0, 1] is mapped to [−1, 1]. The weights are frozen;
-    the network follows the images' device and computes in its own precision, in float32 at least. Its backbone is read
-    from torch.hub's folder of checkpoints. Raises WeightsUnavailable where it is not there and `download` is False,
-    where the download fails, and where the file is not a plain state dict of that network.
+    The network is SqueezeNet's: distances of other nets are not comparable. Images are adapted by a convention: one
+    channel is repeated to three, sides under 64 pixels are enlarged to 64 bilinearly, and [0, 1] is mapped to [−1, 1].
+    The weights are frozen; the network follows the images' device and computes in its own precision, in float32 at
+    least. Its backbone is read from torch.hub's folder of checkpoints. Raises WeightsUnavailable where it is not there
+    and `download` is False, where the download fails, and where the file is not a plain state dict of that network.
     """
 
-    def __init__(self, net: Net = "squeeze", *, download: bool = False):
+    def __init__(self, *, download: bool = False):
         super().__init__()
-        check_choice("net", net, _BACKBONES)
-        self.net = _loaded(net, download)
+        self.net = _loaded(download)
 
     @no_autocast
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
@@ -126,24 +121,24 @@ class LPIPS(nn.Module):
         return distance.flatten().to(a.dtype)
 
 
-def _loaded(net: Net, download: bool) -> nn.Module:
+def _loaded(download: bool) -> nn.Module:
     """Build the frozen network on the published weights of its backbone."""
-    name, url = f"LPIPS({net!r})", get_model_weights(_BACKBONES[net]).DEFAULT.url
+    url = SqueezeNet1_1_Weights.DEFAULT.url
     file = Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
     if not download and not file.exists():
         raise WeightsUnavailable(
-            f"{name} needs {file.name} in {file.parent}: give it download=True once, which gets it from {url}, or put "
+            f"LPIPS needs {file.name} in {file.parent}: give it download=True once, which gets it from {url}, or put "
             "the file there, or set TORCH_HOME to the folder whose hub/checkpoints holds it"
         )
     try:
         # torchmetrics would unpickle whatever the file holds: read it as plain data first, fetching it if asked to
         torch.hub.load_state_dict_from_url(url, check_hash=True, weights_only=True, map_location="cpu")
-        return Similarity(net_type=net).net.requires_grad_(False).eval()
+        return Similarity(net_type="squeeze").net.requires_grad_(False).eval()
     except Exception as error:  # urlopen, torch.load and load_state_dict raise some ten kinds between them
         broken = f"{file} can't be used; delete it and give it download=True."
         missing = f"{url} could not be downloaded."
         raise WeightsUnavailable(
-            f"{name}: {broken if file.exists() else missing} You can also put {file.name} into {file.parent} yourself. "
+            f"LPIPS: {broken if file.exists() else missing} You can also put {file.name} into {file.parent} yourself. "
             f"The reason was {type(error).__name__}: {error}"
         ) from error
 

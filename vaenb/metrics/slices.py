@@ -6,9 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vaenb.checks import check_batch, check_whole
+from vaenb.checks import check_batch
 from vaenb.metrics.blocks import in_blocks
 from vaenb.precision import check_precision, no_autocast
+
+_TICKS = 31  # along each axis
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,19 +30,13 @@ class Slice:
 
 @no_autocast
 @torch.no_grad()
-def slice_through(
-    log_density: Callable[[Tensor], Tensor], points: Tensor, path: Tensor | None = None, *, size: int = 31
-) -> Slice:
+def slice_through(log_density: Callable[[Tensor], Tensor], points: Tensor, path: Tensor | None = None) -> Slice:
     """Evaluate log_density(z) (M,) on the plane through `points` (3, D), wide enough for them and for `path` (M, D).
 
     The first point is the origin and the second lies on the first axis; the three must not be on one line.
     """
     check_batch(points, "points", dims=2, shape="points (3, D)")
-    check_whole("size", size, least=2)
-    size = int(size)
     check_precision("points", points)
-    if len(points) != 3:
-        raise ValueError(f"points: three of them, (3, D), expected, got shape {tuple(points.shape)}")
     axes, lengths = torch.linalg.qr((points[1:] - points[0]).T)
     if (lengths.diagonal().abs() < 1e-6 * lengths.abs().max().clamp_min(1e-30)).any():
         raise ValueError("points: they lie on one line, so they span no plane")
@@ -49,8 +45,8 @@ def slice_through(
     seen = (shown - points[0]) @ axes.T
     low, high = seen.amin(0), seen.amax(0)
     half = 0.6 * (high - low).max()
-    ticks = torch.linspace(-1, 1, size, device=points.device) * half
+    ticks = torch.linspace(-1, 1, _TICKS, device=points.device) * half
     a, b = (ticks + middle for middle in (high + low) / 2)
-    along, across = a.repeat(size)[:, None] * axes[0], b.repeat_interleave(size)[:, None] * axes[1]
-    values = in_blocks(log_density, points[0] + along + across).view(size, size)
+    along, across = a.repeat(_TICKS)[:, None] * axes[0], b.repeat_interleave(_TICKS)[:, None] * axes[1]
+    values = in_blocks(log_density, points[0] + along + across).view(_TICKS, _TICKS)
     return Slice(points[0], axes, a, b, values - values.max())

@@ -16,8 +16,8 @@ class LatentAttackExplorer(Explorer):
     """Drag the attack radius ε, its target, and the model (by β or by name), and watch a reconstruction break.
 
     `models` are keyed by β or by name; `curves` by (β or name, target) are `dd_curve`s of the latents of images `x`
-    (N, C, H, W), all of them over the same radii from 0, in `unit`, and with SSIM among the metrics. Moving a slider
-    decodes at most one curve of one image.
+    (N, C, H, W), all of them over the same radii from 0, and with SSIM among the metrics. Moving a slider decodes
+    at most one curve of one image.
     """
 
     def __init__(
@@ -25,13 +25,11 @@ class LatentAttackExplorer(Explorer):
         models: dict[Name, LatentModel],
         curves: dict[tuple[Name, str], DDCurve],
         x: Tensor,
-        *,
-        unit: str = "latent units",
     ) -> None:
         targets = check_pairs("curves", curves, models, "(model, target)")
         radii = check_curves("curves", curves.values(), x)
         self.models, self.curves = models, curves
-        self.x, self.unit = x.cpu(), unit
+        self.x = x.cpu()
         self._decoded = lru_cache(maxsize=64)(self._decode)
         named = any(isinstance(name, str) for name in models)
         self.eps = slider_of(range(len(radii)), "attack radius ε", lambda k: f"{radii[k]:.3g}")
@@ -61,5 +59,5 @@ class LatentAttackExplorer(Explorer):
         self.say(f"reconstruction against attacked reconstruction: {shown[0]}", *shown[1:])
         radii, ssim = curve.radii.tolist(), curve.values["SSIM"]
         low = min(0.0, ssim.min().item())
-        chart = Chart((0, radii[-1]), (low, 1), f"attack radius ε ({self.unit})", "SSIM")
+        chart = Chart((0, radii[-1]), (low, 1), "attack radius ε (latent units)", "SSIM")
         self.curve.value = chart.one_of_many(radii, ssim, i, k, "this image", "mean")

@@ -32,7 +32,7 @@ class DetectorExplorer(Explorer):
     first of them.
     """
 
-    def __init__(self, scores: Scores, images: dict[str, Pair] | None = None) -> None:
+    def __init__(self, scores: Scores, images: dict[str, Pair]) -> None:
         pairs = list(map(set, scores.values()))
         if not pairs or not pairs[0] or pairs.count(pairs[0]) < len(pairs):
             raise ValueError(f"scores: the same pairs for each detector expected, got {pairs}")
@@ -46,9 +46,8 @@ class DetectorExplorer(Explorer):
                 suspicious = check_vector(suspicious, f"{name}, suspicious")
                 self.scores[detector][pair] = innocent, suspicious
                 self.roc[detector, pair] = _roc(innocent, suspicious)
+        _check_pictures(images, self.scores)
         self.images = images
-        if images is not None:
-            _check_pictures(images, self.scores)
         self.accused = ipw.Image(format="png")
         self.missed = ipw.Image(format="png")
         self.who = ipw.HTML(), ipw.HTML()
@@ -57,9 +56,8 @@ class DetectorExplorer(Explorer):
         self.pair = slider_of(next(iter(scores.values())), "pair")
         caption = "scores below and above the threshold, and the ROC curve"
         super().__init__(caption, picture="svg+xml")
-        if images is not None:
-            first, second = self.who
-            self.view.children += (first, self.accused, second, self.missed)
+        first, second = self.who
+        self.view.children += (first, self.accused, second, self.missed)
 
     def threshold(self, detector: str, pair: str, rate: float) -> float:
         """The smallest innocent score above which at most `rate` of the innocent scores lie."""
@@ -90,14 +88,13 @@ class DetectorExplorer(Explorer):
         chart.line(alarms, hits, COLORS[0])
         chart.dot(accused / len(innocent), caught / len(suspicious))
         self.curve.value = chart.svg()
-        if self.images is not None:
-            # The worst of each mistake: the highest innocent scores, and the lowest suspicious ones.
-            highest = innocent.argsort(descending=True, stable=True)[:accused]
-            lowest = suspicious.argsort(stable=True)[:missed]
-            self.accused.value = _row(self.images[pair][0], highest)
-            self.missed.value = _row(self.images[pair][1], lowest)
-            self.who[0].value = _heading("innocent, but accused", accused, "highest")
-            self.who[1].value = _heading("suspicious, but missed", missed, "lowest")
+        # The worst of each mistake: the highest innocent scores, and the lowest suspicious ones.
+        highest = innocent.argsort(descending=True, stable=True)[:accused]
+        lowest = suspicious.argsort(stable=True)[:missed]
+        self.accused.value = _row(self.images[pair][0], highest)
+        self.missed.value = _row(self.images[pair][1], lowest)
+        self.who[0].value = _heading("innocent, but accused", accused, "highest")
+        self.who[1].value = _heading("suspicious, but missed", missed, "lowest")
 
 
 def _roc(innocent: Tensor, suspicious: Tensor) -> tuple[float, list[float], list[float]]:
