@@ -235,7 +235,7 @@ def test_every_slider_changes_picture_numbers_and_curve(request, name):
 
 def test_attacks_that_do_not_fit_are_refused(inputs):
     models, codes, images, x = inputs
-    with pytest.raises(ValueError, match=r"codes: one for each of the models \['plain', 'trained'\] expected"):
+    with pytest.raises(ValueError, match=r"codes: one for each of \['plain', 'trained'\] expected"):
         TwoAttacksExplorer(models, {"plain": codes["plain"]}, images, x, deltas=DELTAS)
     with pytest.raises(ValueError, match=r"images\['plain'\]: \(2, 3, 1, 8, 8\), x at each of deltas, expected"):
         TwoAttacksExplorer(models, codes, images, x, deltas=DELTAS[:2])

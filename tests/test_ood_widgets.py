@@ -111,7 +111,7 @@ def test_a_guard_of_bad_scores_is_refused(scores, error, message):
 def test_a_guard_of_bad_images_is_refused():
     x = torch.rand(3, 1, 8, 8, generator=seeded())
     for images, message in (
-        ({"b": (x, x)}, "images: two batches for each"),
+        ({"b": (x, x)}, "images: one for each"),
         ({"a": (x[:2], x)}, r"images\['a'\]: 3 expected, as scores, got 2"),
         ({"a": (x, 255 * x)}, r"images\['a'\]: pixels in \[0, 1\]"),
     ):
@@ -216,8 +216,8 @@ def brightness_of(x):
     ("change", "error", "message"),
     [
         ({"x": torch.rand(3, 4, 4)}, ValueError, "x: images"),
-        ({"scores": {}}, ValueError, "reference: scores for each"),
-        ({"reference": {"other": torch.zeros(3)}}, ValueError, "reference: scores for each"),
+        ({"scores": {}}, ValueError, "reference: one for each"),
+        ({"reference": {"other": torch.zeros(3)}}, ValueError, "reference: one for each"),
         ({"reference": {"s": torch.zeros(3, 1)}}, ValueError, r"reference\['s'\]: one number"),
         ({"scores": {"s": lambda x: x.mean((2, 3))}}, ValueError, r"scores\['s'\], what it gives: one number"),
         ({"scores": {"s": lambda x: brightness_of(x).log()}}, ValueError, r"scores\['s'\], what it gives: NaN"),

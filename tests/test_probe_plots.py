@@ -135,5 +135,5 @@ def test_the_thermostat_shows_the_error_at_its_temperature():
     thermostat.condition.value = "noisy"
     assert all(a != b for a, b in zip(before, between, strict=True))
     assert all(a != b for a, b in zip(between, state(thermostat), strict=True))
-    with pytest.raises(ValueError, match="of the same conditions"):
+    with pytest.raises(ValueError, match="labels: one for each"):
         widgets.TemperatureExplorer({"clean": logits}, {"noisy": labels})

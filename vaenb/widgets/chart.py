@@ -79,6 +79,13 @@ def check_pairs(name: str, results: Mapping, models: Iterable, pair: str) -> lis
     return others
 
 
+def check_keys(keys: Iterable, **results: Mapping) -> None:
+    """Refuse results that are not there for each of the keys and for no other, and keys that are none."""
+    for name, found in results.items():
+        if not found or set(found) != set(keys):
+            raise ValueError(f"{name}: one for each of {list(keys)} expected, got {list(found)}")
+
+
 def check_curves(name: str, curves: Iterable[DDCurve], x: Tensor) -> Tensor:
     """Refuse curves of other images than x (N, C, H, W), without SSIM, or of different radii; give the radii (K,)."""
     curves = list(curves)

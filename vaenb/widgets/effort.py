@@ -9,7 +9,7 @@ from vaenb.attacks.encoder import Classifier
 from vaenb.checks import check_images, check_shape
 from vaenb.contract import LatentModel, reconstruct
 from vaenb.plots import COLORS
-from vaenb.widgets.chart import Chart, Explorer, check_pairs, enlarged, slider_of
+from vaenb.widgets.chart import Chart, Explorer, check_keys, check_pairs, enlarged, slider_of
 
 
 class EffortExplorer(Explorer):
@@ -31,8 +31,7 @@ class EffortExplorer(Explorer):
     ) -> None:
         check_images(x)
         efforts = sorted(check_pairs("attacked", attacked, costs, "(attack, effort)"))
-        if codes.keys() != attacked.keys():
-            raise ValueError(f"codes: one for each of {list(attacked)} expected, got {list(codes)}")
+        check_keys(attacked, codes=codes)
         self.model, self.x, self.costs = model, x, costs
         self.attacked, self.codes = attacked, codes
         self.clean = _labels(read, _means(model, x))

@@ -12,7 +12,7 @@ from vaenb.checks import check_images, check_vector
 from vaenb.data import recolor
 from vaenb.metrics.detection import auroc
 from vaenb.plots import COLORS
-from vaenb.widgets.chart import Chart, Explorer, enlarged, slider_of
+from vaenb.widgets.chart import Chart, Explorer, check_keys, enlarged, slider_of
 
 Pair = tuple[Tensor, Tensor]
 """(innocent, suspicious): two sets of scores, or two batches of images."""
@@ -139,8 +139,7 @@ class ContrastExplorer(Explorer):
         reference: dict[str, Tensor],
     ) -> None:
         check_images(x)
-        if not scores or scores.keys() != reference.keys():
-            raise ValueError(f"reference: scores for each of {list(scores)} expected, got {list(reference)}")
+        check_keys(scores, reference=reference)
         self.x = x
         changed = []
         for level in self.levels:
@@ -215,8 +214,7 @@ def _histograms(groups: dict[str, Tensor], mark: float, x_title: str, mark_title
 
 def _check_pictures(images: dict[str, Pair], scores: Scores) -> None:
     for group in scores.values():
-        if images.keys() != group.keys():
-            raise ValueError(f"images: two batches for each of {list(group)} expected, got {list(images)}")
+        check_keys(group, images=images)
         for pair, scored in group.items():
             for shown, values in zip(images[pair], scored, strict=True):
                 check_images(shown, f"images[{pair!r}]")

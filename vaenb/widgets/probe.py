@@ -11,7 +11,7 @@ from vaenb.checks import check_classifier, check_model
 from vaenb.contract import LatentModel
 from vaenb.metrics.calibration import brier, ece, reliability
 from vaenb.plots import COLORS
-from vaenb.widgets.chart import Chart, Explorer, enlarged, slider_of
+from vaenb.widgets.chart import Chart, Explorer, check_keys, enlarged, slider_of
 
 _TEMPERATURES = [round(2 ** (k / 4), 2) for k in range(-8, 17)]
 
@@ -103,8 +103,7 @@ class TemperatureExplorer(Explorer):
     """
 
     def __init__(self, logits: dict[str, Tensor], labels: dict[str, Tensor]) -> None:
-        if logits.keys() != labels.keys() or not logits:
-            raise ValueError(f"labels: of the same conditions expected, {list(logits)}, got {list(labels)}")
+        check_keys(logits, labels=labels)
         self.logits, self.labels = logits, labels
         self.errors = {condition: self._errors(condition) for condition in logits}
         self.temperature = slider_of(_TEMPERATURES, "temperature T", "{:.2f}".format, value=1.0)

@@ -12,7 +12,7 @@ from vaenb.metrics.blocks import in_blocks
 from vaenb.metrics.distortion import DDCurve
 from vaenb.metrics.images import ssim
 from vaenb.plots import COLORS
-from vaenb.widgets.chart import Chart, Explorer, check_curves, enlarged, radius_slider, slider_of
+from vaenb.widgets.chart import Chart, Explorer, check_curves, check_keys, enlarged, radius_slider, slider_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +44,7 @@ class TwoAttacksExplorer(Explorer):
         *,
         deltas: Tensor,
     ) -> None:
-        _check_names(models, codes=codes, images=images)
+        check_keys(models, codes=codes, images=images)
         check_images(x)
         self.radii = check_curves("codes", codes.values(), x).cpu()
         _check_deltas(deltas, images, x)
@@ -127,12 +127,6 @@ def _measured(radii: Tensor, copies: Tensor, clean: Tensor, x: Tensor) -> Attack
 
 def _pair(side: Attacked, k: int, i: int) -> str:
     return f"<b>{side.own[k, i]:.3f}</b> and <b>{side.original[k, i]:.3f}</b>"
-
-
-def _check_names(models: Mapping, **results: Mapping) -> None:
-    for argument, found in results.items():
-        if not models or found.keys() != models.keys():
-            raise ValueError(f"{argument}: one for each of the models {list(models)} expected, got {list(found)}")
 
 
 def _check_deltas(deltas: Tensor, images: Mapping[str, Tensor], x: Tensor) -> None:
