@@ -9,11 +9,15 @@ import torch
 
 from tests.oracles import LinearGaussian, seeded
 from vaenb.attacks import adaptive, classifier, encoder, latent, lbfgs, penalized, pgd, queries
+from vaenb.contract import check_contract, reconstruct
 from vaenb.defences import purify
 from vaenb.defences.refit import refit_encoder
 from vaenb.defences.repair import repair
+from vaenb.metrics.distortion import dd_curve
+from vaenb.metrics.images import mse
 from vaenb.models import vae
 from vaenb.models.classifier import mlp_classifier
+from vaenb.sampling.posterior import posterior_density
 
 
 class Watched(LinearGaussian):
@@ -206,12 +210,26 @@ class Adapter:
         self.log_prior, self.log_likelihood = net.log_prior, net.log_likelihood
 
 
-@pytest.mark.parametrize("name", ["latent", "passes", *IMAGES])
+@pytest.mark.parametrize("name", ["latent", "latent noise", "spectral", "queries", "refit", "passes", *IMAGES])
 def test_training_mode_is_found_behind_bound_methods_and_a_cleaner(name):
     adapter = Adapter(vae(image_shape=(1, 4, 4), latent_dim=3, net="mlp").train())
     for model in (adapter, purify.Cleaned(adapter, clean=lambda x: x)):
         with pytest.raises(ValueError, match="model: it is in training mode"):
             (CALLS | WITHOUT_CHUNK)[name](given(model, None))
+
+
+@pytest.mark.parametrize(
+    "door",
+    [
+        check_contract,
+        reconstruct,
+        posterior_density,
+        lambda model, x: dd_curve(model, torch.zeros(2, 3), torch.tensor([0.1]), lambda model, z, eps: z, {"MSE": mse}),
+    ],
+)
+def test_training_mode_is_found_behind_bound_methods_by_what_is_no_attack(door):
+    with pytest.raises(ValueError, match="it is in training mode"):
+        door(Adapter(vae(image_shape=(1, 4, 4), latent_dim=3, net="mlp").train()), given(None, None).x)
 
 
 @pytest.mark.parametrize("name", ["fgsm", "classifier", "classifier noise", "classifier lbfgs", "predict"])

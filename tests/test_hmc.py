@@ -107,7 +107,8 @@ def bent():
     """The posterior of an image under a VAE whose decoder bends: skewed, correlated, no Gaussian."""
     torch.manual_seed(0)
     decoder = nn.Sequential(nn.Linear(2, 32), nn.Tanh(), nn.Linear(32, 64), nn.Unflatten(1, (1, 8, 8)))
-    model = VAE(nn.Identity(), decoder, image_shape=(1, 8, 8), latent_dim=2).double().eval()
+    encoder = nn.Sequential(nn.Flatten(), nn.Linear(64, 4))
+    model = VAE(encoder, decoder, image_shape=(1, 8, 8), latent_dim=2).double().eval()
     with torch.no_grad():
         decoder[0].weight *= 3
         decoder[2].weight *= 4

@@ -2,12 +2,9 @@
 
 import math
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
-from functools import partial
+from contextlib import contextmanager
 from numbers import Integral, Real
-from types import BuiltinFunctionType, MethodType, ModuleType
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
@@ -22,8 +19,6 @@ class NotDefined(TypeError):
 
 
 GAUSSIAN = "return vaenb.models.DiagonalGaussian(mean, logvar)"  # the remedy for most that is wrong with a posterior
-_PLAIN = (Tensor, np.ndarray, str, bytes, int, float, complex, type, ModuleType, BuiltinFunctionType)  # hold no network
-_ENOUGH = 20_000  # objects looked at, in whatever a model drags along
 _TRAINING = "it is in training mode, where BatchNorm mixes the images of a batch and dropout is random"
 METHODS = ("posterior", "decode", "log_prior", "log_likelihood")  # of a LatentModel
 
@@ -41,68 +36,31 @@ def check_model(model) -> None:
             "decode(z), log_prior(z) and log_likelihood(x, z): wrap yours in a class with these four methods, or "
             "by vaenb.audit.wrap(encode, decode)"
         )
-    if in_training(model):
-        raise ValueError(f"model: {_TRAINING}; call model.eval()")
+    check_rest(model, "model")
 
 
-def in_training(holder) -> bool:
-    """Whether a network in training mode is at hand: the object itself, or what its attributes and closures hold.
-
-    It looks without calling anything; what is held in other ways is found by `evaluating` as it runs.
-    """
-    seen: set[int] = set()
-    waiting = [holder]
-    while waiting and len(seen) < _ENOUGH:
-        held = waiting.pop()
-        if id(held) in seen or isinstance(held, _PLAIN):
-            continue
-        seen.add(id(held))
-        if isinstance(held, nn.Module) and held.training:
-            return True
-        waiting.extend(_within(held))
-    return False
-
-
-def _within(holder) -> list:
-    """What an object holds: elements, attributes, slots, and what a function or a method was made with."""
-    if isinstance(holder, dict):
-        return list(holder.values())
-    if isinstance(holder, (list, tuple, set, frozenset)):
-        return list(holder)
-    if isinstance(holder, MethodType):
-        return [holder.__self__, holder.__func__]
-    if isinstance(holder, partial):
-        return [holder.func, *holder.args, *holder.keywords.values()]
-    held = list(getattr(holder, "__dict__", {}).values())
-    for kind in type(holder).__mro__:
-        slots = getattr(kind, "__slots__", ())
-        for slot in [slots] if isinstance(slots, str) else slots:
-            held.append(getattr(holder, slot, None))
-    for cell in getattr(holder, "__closure__", None) or ():
-        with suppress(ValueError):  # not filled yet
-            held.append(cell.cell_contents)
-    return held
+def check_rest(network, name: str) -> None:
+    """Refuse a network that is in training mode, or has a part that is; one that something holds finds `evaluating`."""
+    if isinstance(network, nn.Module) and any(part.training for part in network.modules()):
+        raise ValueError(f"{name}: {_TRAINING}; call {name}.eval()")
 
 
 @contextmanager
 def evaluating(name: str) -> Iterator[None]:
-    """Refuse networks that run in training mode meanwhile, however they are held: torch tells of every call."""
-    training: list[str] = []
+    """Refuse networks in training mode before they run, however they are held: torch tells of every call."""
 
-    def note(module: nn.Module, given) -> None:
+    def refuse(module: nn.Module, given) -> None:
         if module.training and type(module) is not nn.Sequential:  # a slice of one is new, and does nothing itself
-            training.append(type(module).__name__)
+            raise ValueError(
+                f"{name}: {_TRAINING}: a {type(module).__name__} ran in it; "
+                f"call {name}.eval(), or eval() of the network that it holds"
+            )
 
-    hook = register_module_forward_pre_hook(note)
+    hook = register_module_forward_pre_hook(refuse)
     try:
         yield
     finally:
         hook.remove()
-    if training:
-        raise ValueError(
-            f"{name}: {_TRAINING}: a {training[0]} ran in it; "
-            f"call {name}.eval(), or eval() of the network that it holds"
-        )
 
 
 def check_gradients() -> None:
@@ -266,8 +224,7 @@ def check_classifier(classifier) -> None:
     """Refuse what cannot be called, and a network in training mode. Raises TypeError or ValueError."""
     if not callable(classifier):
         raise TypeError(f"classifier: a callable that gives logits (N, K) expected, got {type(classifier).__name__}")
-    if in_training(classifier):
-        raise ValueError("classifier: it is in training mode; call classifier.eval()")
+    check_rest(classifier, "classifier")
 
 
 def check_logits(values, count: int, name: str = "classifier") -> None:

@@ -76,6 +76,7 @@ def reconstruct(model: LatentModel, x: Tensor) -> Tensor:
 
 
 @torch.enable_grad()  # also where the caller has switched gradients off
+@evaluating("model")
 def check_contract(model, x: Tensor) -> None:
     """Call a model's four methods on images x (N, C, H, W), N ≥ 2, and refuse what breaks the contract.
 
@@ -86,12 +87,11 @@ def check_contract(model, x: Tensor) -> None:
     check_model(model)
     check_images(x)
     x = x.detach().clone().requires_grad_()
-    with evaluating("model"):
-        q = _called("posterior", model.posterior, x)
-        check_posterior(q, len(x))
-        _check_spread(q)
-        z = q.mean.detach().requires_grad_()
-        images = _called("decode", model.decode, z)
+    q = _called("posterior", model.posterior, x)
+    check_posterior(q, len(x))
+    _check_spread(q)
+    z = q.mean.detach().requires_grad_()
+    images = _called("decode", model.decode, z)
     check_decoded(images, x)
     check_pixels(images)
     first = _called("posterior", model.posterior, x[:1])

@@ -25,7 +25,8 @@ from vaenb.checks import (
     check_model,
     check_model_and_images,
     check_posterior,
-    in_training,
+    check_rest,
+    evaluating,
 )
 from vaenb.contract import LatentModel, Posterior
 from vaenb.models.classifier import logits
@@ -35,6 +36,7 @@ Cleaner = Callable[[Tensor], Tensor]
 """clean(x) -> images (N, C, H, W) in [0, 1]; a random one draws anew at every call."""
 
 
+@evaluating("model")
 def passes(model: LatentModel, x: Tensor, *, samples: int = 1, generator: torch.Generator | None = None) -> Tensor:
     """The mean of `samples` reconstructions of images x from draws z ~ q(z|x): (N, C, H, W), differentiable in x."""
     check_model(model)
@@ -87,8 +89,7 @@ def diffused(model: DDGM, x: Tensor, t: int | None = None, *, noise: bool = True
     if not isinstance(model, DDGM):
         got = type(model).__name__
         raise TypeError(f"model: a DDGM, such as a denoiser or the `ddgm` of a DAED, expected, got {got}")
-    if in_training(model):
-        raise ValueError("model: it is in training mode; call model.eval()")
+    check_rest(model, "model")
     if t is None and model.steps > 1:
         raise ValueError(f"t: the step to add noise up to, 1 to {model.steps}, expected for a model of several steps")
     t = 1 if t is None else t

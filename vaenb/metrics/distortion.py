@@ -26,6 +26,7 @@ from vaenb.checks import (
     check_radii,
     check_shape,
     check_whole,
+    evaluating,
 )
 from vaenb.contract import LatentModel
 from vaenb.metrics.blocks import in_blocks
@@ -94,7 +95,8 @@ def measure_distortion(
     `decode` maps `chunk` rows of either to images at a time.
     """
     check_counts(chunk=chunk)
-    before = in_blocks(decode, clean, size=chunk)
+    with evaluating("decode"):
+        before = in_blocks(decode, clean, size=chunk)
     measured: dict[str, list[Tensor]] = {name: [] for name in metrics}
     for rows in torch.arange(len(adversarial), device=clean.device).split(int(chunk)):
         after = decode(adversarial[rows])

@@ -5,7 +5,7 @@ from typing import TypedDict, Unpack
 import torch
 from torch import Tensor
 
-from vaenb.checks import check_each, check_images, check_model, check_model_and_images, ordinary
+from vaenb.checks import check_each, check_model_and_images, ordinary
 from vaenb.contract import LatentModel
 from vaenb.precision import no_autocast
 from vaenb.sampling.hmc import Chains, LogDensity, sample
@@ -36,8 +36,7 @@ SHORT: Schedule = {"num_samples": 20, "warmup": 40, "leapfrog_steps": 5}  # 301 
 
 def posterior_density(model: LatentModel, x: Tensor) -> LogDensity:
     """Build log p(z) + log p(x|z) = log p(z|x) + log p(x): the posterior that images x (N, C, H, W) deserve."""
-    check_model(model)
-    check_images(x)
+    check_model_and_images(model, x)
     return _log_joint(model, ordinary(x))
 
 
