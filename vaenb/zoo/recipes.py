@@ -301,11 +301,13 @@ def _all_003(data: str) -> dict[str, Entry]:
 _DOCUMENT_003 = _all_003("sprites") | _all_003("fashion_mnist")
 _SHELF_003 = (
     "sprites/vae-beta1",
+    "sprites/tcvae-beta2",
     "sprites/seatbelt-beta1",
+    "sprites/seatbelt-beta2",
     "sprites/seatbelt-beta10",
     "sprites/seatbelt-plain-beta1",
     "sprites/seatbelt-plain-beta10",
-)  # what the quick notebook shows: a flat model, and both Seatbelts without and with a press
+)  # what the quick notebook shows: flat models, and both Seatbelts without and with a press
 
 
 RECIPES: dict[str, Entry] = {
