@@ -19,7 +19,6 @@ from torch.utils.checkpoint import checkpoint
 
 from vaenb.attacks import pgd as engine
 from vaenb.attacks.balls import per_row, row_lengths
-from vaenb.attacks.lbfgs import joined
 from vaenb.attacks.pgd import AttackResult, LossFn, Search, loss_and_gradient
 from vaenb.checks import (
     check_choice,
@@ -32,6 +31,7 @@ from vaenb.checks import (
 )
 from vaenb.contract import LatentModel
 from vaenb.distributions import rand_like, randn_like
+from vaenb.metrics.blocks import joined
 from vaenb.sampling import hmc
 
 METHODS = ("unrolled", "bpda", "spsa")

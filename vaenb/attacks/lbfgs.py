@@ -18,8 +18,7 @@ we could measure. The code is our own, for scipy, whose L-BFGS-B is the tests' y
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -27,6 +26,7 @@ from torch import Tensor
 from vaenb.attacks.balls import Box
 from vaenb.attacks.pgd import LossFn, loss_and_gradient
 from vaenb.checks import check_box, check_counts, check_gradients, check_number, check_rows, ordinary
+from vaenb.metrics.blocks import joined
 
 _ARMIJO = 1e-4  # the part of the predicted decrease that a step must bring
 _TRIALS = 20  # of step lengths in one search
@@ -84,15 +84,6 @@ def minimize(
             parts.append(_minimize(evaluate, start, walls, steps, memory, tolerance))
     found: Minimum = joined(parts)
     return replace(found, x=found.x.view_as(x0))
-
-
-def joined(parts: list) -> Any:
-    """Put together what was found for the chunks of a batch: dataclasses of tensors with a row for each input."""
-    whole = {}
-    for field in fields(parts[0]):
-        values = [getattr(part, field.name) for part in parts]
-        whole[field.name] = torch.cat(values) if isinstance(values[0], Tensor) else values[0]  # what all have alike
-    return type(parts[0])(**whole)
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,13 +6,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vaenb.attacks.lbfgs import joined
 from vaenb.audit.attacks import RADII
 from vaenb.audit.bench import POINT, Bench, tried
 from vaenb.audit.budget import DRAWS, REGRET_STEPS
 from vaenb.checks import first_of
 from vaenb.defences.repair import repair
 from vaenb.metrics import detection, ood
+from vaenb.metrics.blocks import joined
 from vaenb.metrics.diagnosis import posterior_ratio
 from vaenb.metrics.distortion import spread
 from vaenb.metrics.images import mse

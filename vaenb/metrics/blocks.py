@@ -1,6 +1,8 @@
 """Rows of large tensors, a block at a time, so that memory does not grow with the number of images."""
 
 from collections.abc import Callable
+from dataclasses import fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,3 +19,12 @@ def in_blocks(function: Callable[..., Tensor], *tensors: Tensor, size: int = BLO
             raise ValueError(f"one row for each of {len(block[0])} expected, got shape {tuple(values.shape)}")
         found.append(values)
     return torch.cat(found)
+
+
+def joined(parts: list) -> Any:
+    """Put together what was found for the chunks of a batch: dataclasses of tensors with a row for each input."""
+    whole = {}
+    for field in fields(parts[0]):
+        values = [getattr(part, field.name) for part in parts]
+        whole[field.name] = torch.cat(values) if isinstance(values[0], Tensor) else values[0]  # what all have alike
+    return type(parts[0])(**whole)
