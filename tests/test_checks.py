@@ -75,7 +75,8 @@ class HiddenDecoder(Hidden):
 def test_a_network_in_training_mode_is_found_as_it_runs_however_it_is_held(model):
     x = torch.rand(3, 1, 4, 4, generator=seeded())
     NET.train()
-    with pytest.raises(ValueError, match="model: it is in training mode.* a Linear ran in it; call model.eval"):
+    refusal = "model: it is in training mode.* a Linear was about to run in it; call model.eval"
+    with pytest.raises(ValueError, match=refusal):
         checks.check_model_and_images(model, x)
     NET.eval()
     checks.check_model_and_images(model, x)

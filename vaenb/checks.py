@@ -52,7 +52,7 @@ def evaluating(name: str) -> Iterator[None]:
     def refuse(module: nn.Module, given) -> None:
         if module.training and type(module) is not nn.Sequential:  # a slice of one is new, and does nothing itself
             raise ValueError(
-                f"{name}: {_TRAINING}: a {type(module).__name__} ran in it; "
+                f"{name}: {_TRAINING}: a {type(module).__name__} was about to run in it; "
                 f"call {name}.eval(), or eval() of the network that it holds"
             )
 
