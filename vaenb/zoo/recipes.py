@@ -277,6 +277,8 @@ def _document_003(data: str, kind: str, beta: float) -> Entry:
     if "layers" in arguments:
         arguments["free_bits"] = 0.125
     training: Recipe = {"epochs": 22, "batch_size": 32} if sprites else {"epochs": 8}
+    if (data, kind, beta) == ("fashion_mnist", "seatbelt", 10):
+        training["epochs"] = 16  # at 8 a third more gained .0055 nats a pixel
     if arguments.get("layers") == 4:
         training["clip"] = 1000.0  # norms are about 100; at beta 10 one of 10⁹ ended a training without it
     name = "little_sprites" if sprites else data
