@@ -303,7 +303,7 @@ def test_two_processes_at_once_download_once(folder, server, tmp_path):
         "print(load('mnist').digest)"
     )
     both = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    digests = {p.communicate(timeout=100)[0] for p in both}
+    digests = {p.communicate(timeout=600)[0] for p in both}
     assert len(digests) == 1 and sorted(server.requests) == once
 
 

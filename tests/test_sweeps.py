@@ -10,6 +10,8 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import IO
 
 import psutil
 import pytest
@@ -224,13 +226,26 @@ def test_a_worker_that_is_killed_in_the_middle_loses_no_run(notebook, cluster):
     wait_for(lambda: not any(map(alive, victims)), 120)  # the dead worker's kernel does not write on
 
 
-def test_a_cluster_without_workers_is_told_and_waited_for(notebook, cluster, capsys):
+def test_a_cluster_without_workers_is_told_and_waited_for(notebook, cluster, capsys, monkeypatch):
     address, worker = cluster
     jobs = sweeps.grid(notebook, {"beta": [1]})
-    starter = threading.Timer(10, worker)
-    starter.start()
+
+    def told(line: str, file: IO[str]) -> None:
+        print(line, file=file)
+        worker()  # comes when it is asked for
+
+    monkeypatch.setattr(sweeps.tqdm, "write", told)
     assert dict(sweeps.execute(jobs, scheduler=address)) == dict.fromkeys(jobs)
-    assert capsys.readouterr().err.count("the scheduler has no workers; the runs wait until one comes") == 1
+    assert "the scheduler has no workers; the runs wait until one comes" in capsys.readouterr().err
+
+
+def test_missing_workers_are_told_once_until_they_are_gone_again(capsys):
+    cluster = {"workers": {}}
+    tell = sweeps._teller(SimpleNamespace(scheduler_info=lambda: cluster))
+    for workers in ({}, {}, {"one": 1}, {}):
+        cluster["workers"] = workers
+        tell()
+    assert capsys.readouterr().err.count("no workers") == 2
 
 
 def test_workers_without_the_package_end_the_sweep_with_what_they_say(notebook, cluster, tmp_path, capsys):
