@@ -107,6 +107,15 @@ def test_the_loss_is_that_of_the_attacked_codes(attacks):
     torch.testing.assert_close(attack["z"], model.posterior(x).rsample(generator=seeded()))
 
 
+def test_a_density_sees_dequantised_images_in_the_second_update_too(attacks, monkeypatch):
+    model = built(adversarial_vae, eps=1.5, steps=2, likelihood="learned_gaussian", **SMALL)
+    seen, log_likelihood = [], model.log_likelihood
+    monkeypatch.setattr(model, "log_likelihood", lambda x, z: seen.append(x) or log_likelihood(x, z))
+    model.further_loss(torch.zeros(7, 1, 8, 8), seeded())
+    (x,) = seen
+    assert x.min() > 0 and x.max() < 1 / 255 and len(x.unique()) > 7
+
+
 @pytest.mark.parametrize("updates", [1, 3])
 def test_attacks_are_pgd_on_ssim_in_the_ball_and_see_batchnorm_at_rest(attacks, larger, updates):
     model = fitted(built(adversarial_vae, eps=0.7, steps=4, updates=updates, **CONV), larger, batch_size=32)

@@ -445,9 +445,13 @@ class Forgetful(DiagonalGaussian):
         (
             Wrong(log_likelihood=lambda x, z: good.log_likelihood(x, z).detach()),
             ValueError,
-            "log_likelihood: HMC needs its gradient in z",
+            "log_likelihood: chains and attacks need its gradient in z",
         ),
-        (Wrong(log_prior=lambda z: good.log_prior(z).detach()), ValueError, "log_prior: HMC needs its gradient"),
+        (
+            Wrong(log_prior=lambda z: good.log_prior(z).detach()),
+            ValueError,
+            "log_prior: chains and attacks need its gradient",
+        ),
         (
             Wrong(log_likelihood=lambda x, z: good.log_likelihood(x, z).mean().expand(len(x))),
             ValueError,
@@ -552,6 +556,11 @@ def test_wrong_arguments_are_named(arguments, match, model, x):
 
 def test_a_flat_prior_keeps_the_contract():
     check_contract(Wrong(log_prior=lambda z: torch.zeros(len(z))), torch.rand(3, 1, 8, 8, generator=seeded()))
+
+
+def test_one_image_shows_no_batch():
+    with pytest.raises(ValueError, match=r"len\(x\): a whole number ≥ 2 expected, got 1"):
+        check_contract(Wrong(), torch.rand(1, 1, 8, 8, generator=seeded()))
 
 
 def test_foreign_images_without_names_are_refused():

@@ -143,6 +143,25 @@ def test_a_failure_midway_leaves_a_page(folder, monkeypatch, capsys):
     assert "encoder: AADDC" in json.loads((folder / "audit" / "report.json").read_text())["measures"]
 
 
+def test_a_model_that_fails_at_once_is_told(folder, monkeypatch, capsys):
+    def fail(bench):
+        raise torch.OutOfMemoryError("no memory is left")
+
+    monkeypatch.setitem(run.PARTS, "codes", fail)
+    assert main(["audit", "mine.py:make", "--data", "images.npz"]) == 2
+    assert "can't audit mine.py:make: OutOfMemoryError: no memory is left" in capsys.readouterr().err
+
+
+def test_a_second_audit_removes_pictures_of_the_first_and_nothing_else(folder):
+    assert main(["audit", "mine.py:make", "--data", "images.npz", "-o", "."]) == 0
+    mine = [folder / name for name in ("labels.npz", "outside.npz", "reference.csv", "images.npz")]
+    for path in mine:
+        path.touch()
+    (folder / "labels.plotly.json").write_text("{}")
+    assert main(["audit", "mine.py:make", "--data", "images.npz", "-o", "."]) == 0
+    assert all(path.exists() for path in mine) and not (folder / "labels.plotly.json").exists()
+
+
 def test_wrong_images_are_told(folder, capsys):
     assert main(["audit", "mine.py:make", "--data", "nowhere.npz"]) == 1
     assert "nowhere.npz does not exist" in capsys.readouterr().err

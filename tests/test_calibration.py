@@ -368,7 +368,7 @@ def test_signals_must_be_those_of_the_fit():
     one, fitted = fit_temperature(L, Y), fit_temperature(L, Y, S)
     for temperature, signals, says in [
         (one, S, r"\(4, 0\), those of the fit, expected, got \(4, 3\)"),
-        (fitted, None, r"\(3,\), those of the fit, expected, got \(0,\)"),
+        (fitted, None, r"\(N, 3\) expected, as this temperature was fitted with them; got None"),
         (fitted, S[:3], r"\(4,\), a row for each of the logits, expected, got \(3,\)"),
     ]:
         with pytest.raises(ValueError, match=f"^signals: {says}"):

@@ -45,7 +45,8 @@ ARVIZ = [
 @pytest.mark.parametrize(("rho", "chains", "length", "size", "rhat"), ARVIZ)
 def test_arviz_computes_the_same(rho, chains, length, size, rhat):
     draws = autoregressive(rho, chains, length)
-    assert ess(draws).item() == pytest.approx(size, rel=1e-9)
+    if length >= 10:  # of fewer arviz gives a number that does not hang on the draws
+        assert ess(draws).item() == pytest.approx(size, rel=1e-9)
     assert split_rhat(draws).item() == pytest.approx(rhat, rel=1e-9)
 
 
@@ -60,6 +61,13 @@ def test_an_autoregressive_chain_is_worth_what_theory_says(rho):
     draws = autoregressive(rho, 4, 20_000)
     assert ess(draws).item() == pytest.approx(80_000 * (1 - rho) / (1 + rho), rel=0.1)
     assert split_rhat(draws).item() == pytest.approx(1, abs=0.005)
+
+
+@pytest.mark.parametrize("length", [4, 9])
+def test_of_a_few_draws_nobody_knows_what_they_are_worth(length):
+    for rho in (0.0, 0.99):
+        assert ess(autoregressive(rho, 32, length)).isnan()
+    assert 9 * ess(autoregressive(0.99, 32, 10)) < 2 * ess(autoregressive(0.0, 32, 10))
 
 
 def test_what_never_moves_is_worth_nothing():
@@ -86,7 +94,7 @@ def test_chains_that_disagree_and_a_chain_that_drifts_have_a_large_rhat():
 @given(
     st.integers(1, 3),
     st.integers(1, 3),
-    st.integers(4, 40),
+    st.integers(10, 40),
     st.floats(-0.9, 0.95),
     st.floats(1e-3, 1e3),
     st.floats(-9, 9),

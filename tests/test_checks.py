@@ -1,6 +1,7 @@
 """What is refused, and in which words."""
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
@@ -34,6 +35,12 @@ def test_training_mode_is_found_however_the_network_is_held(how):
     NET.eval()
     with checks.evaluating("net"):
         list(HOLDERS[how](torch.zeros(1, 4)))
+
+
+def test_another_thread_may_train_meanwhile():
+    other = nn.Linear(2, 2).train()
+    with checks.evaluating("net"), ThreadPoolExecutor() as pool:
+        assert pool.submit(other, torch.zeros(1, 2)).result().shape == (1, 2)
 
 
 def test_a_refused_network_has_not_run():

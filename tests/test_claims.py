@@ -707,6 +707,12 @@ def test_of_two_runs_the_newer_counts():
     assert finding().verdict == rule.CONTRADICTED
 
 
+def test_a_newer_run_of_fewer_trainings_hides_none():
+    measured(0.05, 0.05)
+    measured(-0.05, -0.05, attempt=2, seeds=(100,))
+    assert finding().verdict == rule.REPRODUCED
+
+
 def test_an_unfinished_run_does_not_count():
     run = begin()
     passed(run)

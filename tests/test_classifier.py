@@ -33,6 +33,12 @@ def test_probabilities_are_scikit_learns(classes):
     assert (probe.in_features, probe.out_features) == (4, max(classes) + 1) and (probabilities[:, absent] == 0).all()
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32])
+def test_labels_of_any_whole_type_are_the_same_labels(dtype):
+    z, labels = torch.randn(60, 3, generator=seeded()), torch.arange(60) % 3
+    assert torch.equal(linear_probe(z, labels.to(dtype)).weight, linear_probe(z, labels).weight)
+
+
 def test_an_absent_label_is_not_predicted_however_far_out():
     z, labels = clusters([1, 2, 5])
     probe = linear_probe(z, labels)

@@ -51,6 +51,13 @@ def test_it_says_which_labels_are_kept(explorer):
     assert "with HMC <b>100%</b> of all" in explorer.numbers.value
 
 
+def test_one_attack_of_one_effort_is_a_point(explorer):
+    at = ("BPDA", 1.0)
+    found = {at: explorer.attacked[at]}, {at: explorer.codes[at]}
+    alone = EffortExplorer(explorer.model, sign, explorer.x, *found, {"BPDA": COSTS["BPDA"]})
+    assert b"NaN" not in alone.curve.value and alone.share(*at) == explorer.share(*at)
+
+
 def test_its_picture_is_that_of_the_sliders(explorer):
     explorer.attack.value, explorer.effort.value, explorer.image.value = "blind", 0.5, 1
     hit = explorer.attacked["blind", 0.5][1:2]

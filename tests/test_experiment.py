@@ -1,5 +1,7 @@
 """An experiment gives what a notebook would build by hand: the same numbers as direct calls, and evidence of them."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -226,20 +228,26 @@ def test_measuring_stacks_training_runs(experiment, models, test):
 
 
 def test_evidence_is_measured_on_the_listed_images(experiment, test, train):
-    listed = claims.images()["mnist"]
     mnist = test.take(slice(None))
     object.__setattr__(mnist, "name", "mnist")
     whole = Experiment("03_latent_attacks", {"profile": "paper"}, train=train)
-    chosen = torch.tensor([index for index in listed if index < len(mnist)][:1])
     with pytest.raises(ValueError, match="count: at most 1000 test images of mnist, got 2000"):
         whole.images(mnist, 2000)
+    with pytest.raises(ValueError, match="test: all of mnist expected, as its images are listed; got 1000 of them"):
+        whole.images(mnist, 5)
     with pytest.raises(ValueError, match="test images expected, got those of the split 'train' of mnist_small"):
         whole.images(train, 5)
     with pytest.raises(ValueError, match="count"):
         whole.images(test, 0)
     assert torch.equal(whole.images(test, 3), test.float(slice(0, 3)))  # of a set without a list
     assert torch.equal(whole.chosen(test, 3).labels, test.labels[:3])
-    assert chosen.numel() == 1
+
+
+def test_two_parts_of_one_set_keep_their_digests(train):
+    parts = {"train": train.take(slice(0, 20)), "validation": train.take(slice(20, 30))}
+    folder = Experiment("03_latent_attacks", {}, **parts).folder
+    kept = json.loads((folder / "run.json").read_text())["data"]
+    assert kept == {"mnist_small": parts["train"].digest, "mnist_small [validation]": parts["validation"].digest}
 
 
 def test_what_is_recorded_is_in_the_folder(experiment):

@@ -1,5 +1,6 @@
 """What was measured is kept beside the checkpoints, for all that it depends on and nothing else."""
 
+import importlib.util
 import time
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from torch import nn
 
 from vaenb import spent
+from vaenb.checkpoints import code_name
 from vaenb.measurements import kept
 from vaenb.metrics.images import mse, ssim
 
@@ -84,6 +86,49 @@ def test_of_what_has_no_name_nothing_is_kept(unnamed, store):
     for _ in range(2):
         assert kept(counting(calls), **BASE, distance=unnamed)["SSIM"][0] == len(calls)
     assert len(calls) == 2 and not list(store.glob("measured-*"))
+
+
+NOTEBOOK = """
+import functools, torch
+SIZE = {}
+@torch.no_grad()
+def without_gradients(x): return SIZE
+@functools.cache
+def remembered(x): return SIZE
+class Holder:
+    def method(self, x): return SIZE
+"""
+
+
+def imported(file):
+    spec = importlib.util.spec_from_file_location("notebook", file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("name", ["without_gradients", "remembered"])
+def test_of_a_decorated_function_its_own_source_counts(tmp_path, name):
+    names = []
+    for size in (16, 64, 16):
+        file = tmp_path / f"of_{size}.py"
+        file.write_text(NOTEBOOK.format(size))
+        names.append(code_name(vars(imported(file))[name]))
+    assert names[0] == names[2] != names[1]
+
+
+def test_a_method_has_no_name_as_its_object_is_not_in_it(tmp_path):
+    file = tmp_path / "of_16.py"
+    file.write_text(NOTEBOOK.format(16))
+    with pytest.raises(TypeError, match="top level expected"):
+        code_name(vars(imported(file))["Holder"]().method)
+
+
+def test_what_has_no_source_is_told():
+    made = {"__name__": "typed_in"}
+    exec("def typed_in(x): return x", made)
+    with pytest.raises(TypeError, match="typed_in has no source"):
+        code_name(made["typed_in"])
 
 
 def test_a_damaged_file_is_measured_again(store):

@@ -108,6 +108,20 @@ def test_rsample_has_the_posteriors_moments():
     torch.testing.assert_close(many.std(0), q.stddev[0], atol=0, rtol=0.01)
 
 
+@pytest.mark.parametrize("one", [2, np.int64(2), torch.tensor(2)], ids=["int", "numpy", "tensor"])
+def test_the_posterior_of_one_image_has_the_same_shapes(model, one):
+    with torch.no_grad():
+        q = model.posterior(some_images(model, 3))
+    assert torch.equal(q[one].mean, q.mean[2:]) and torch.equal(q[one].stddev, q.stddev[2:])
+    assert q[one].rsample(generator=seeded()).shape == q.mean[2:].shape
+
+
+def test_autocast_leaves_posteriors_in_single_precision(model):
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        q = model.posterior(some_images(model, 2))
+    assert isinstance(model, LinearGaussian) or q.mean.dtype == q.stddev.dtype == torch.float32
+
+
 def test_slicing_a_posterior_slices_its_rows():
     q, index = gaussians(5, 3, 0), torch.tensor([4, 0])
     z = torch.zeros(5, 3)

@@ -348,6 +348,11 @@ def test_damaged_evidence_never_replaces_what_is_kept(project):
         evidence.collect(job.folder)
     evidence.remake()
     assert (project / "figures" / "claims.json").read_text() == kept
+    (stored,) = (project / "figures").glob("*/evidence.npz")
+    stored.write_bytes(stored.read_bytes()[:100])
+    with pytest.raises(ValueError, match=r"evidence.npz is damaged"):
+        evidence.remake()
+    assert (project / "figures" / "claims.json").read_text() == kept
 
 
 def test_what_can_not_be_kept_stops_no_other_run_and_readers_run_last_and_again(project, capsys):

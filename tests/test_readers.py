@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from vaenb.data import load, originals, readers
+from vaenb.data import DatasetUnavailable, load, originals, readers
 
 
 def noise(*shape, seed=0) -> np.ndarray:
@@ -264,6 +264,10 @@ def test_a_benchmark_is_known_by_its_content(tmp_path, monkeypatch):
     for name in ("mnist", "sprites", "mnist_small"):
         archive(tmp_path / f"{name}.npz")
         assert load(tmp_path / f"{name}.npz").name == f"{name} (a path)"
+    archive(tmp_path / "celeba_10k_test.npz")
+    assert load("celeba_10k", split="test").name == "celeba_10k (not the original)"
+    with pytest.raises(DatasetUnavailable, match=r"celeba_10k_train.npz does not exist; docs/data.md says"):
+        load("celeba_10k")
     archive(tmp_path / "celeba_test.npz")
     assert load("celeba", split="test").name == "celeba (not checked)"
     with monkeypatch.context() as patch:

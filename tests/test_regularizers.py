@@ -323,6 +323,16 @@ def test_and_on_average_the_kl():
 GAUSSIAN = DiagonalGaussian(torch.zeros(5, 3), torch.zeros(5, 3))
 
 
+@pytest.mark.parametrize("regularizer", [KL(), MMD(10.0), ShapiroWilk(10.0), TotalCorrelation(np.int64(500))])
+def test_autocast_leaves_penalties_in_single_precision(regularizer):
+    q = DiagonalGaussian(codes(64, 8, dtype=torch.float32), 0.01 * codes(64, 8, seed=1, dtype=torch.float32))
+    z = q.rsample(generator=seeded())
+    expected, _ = regularizer(q, z, seeded())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        penalty, _ = regularizer(q, z, seeded())
+    torch.testing.assert_close(penalty, expected, rtol=1e-6, atol=0)
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [

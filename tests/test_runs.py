@@ -321,10 +321,15 @@ def test_a_path_from_the_callers_folder_is_made_absolute_and_a_name_stays(notebo
         (here / folder).mkdir(parents=True)
     (here / "mydata" / "mine.npz").touch()
     monkeypatch.chdir(here)
-    tiny.write(notebook, parameters=tiny.PARAMETERS + 'dataset: str = "digits"\nothers: list = []')
+    tiny.write(
+        notebook,
+        parameters=tiny.PARAMETERS
+        + 'dataset: str = "digits"\nothers: list = []\noutside: list = ["fashion_small", "sprites"]',
+    )
     for given, expected in (
         ({"dataset": "mydata/mine.npz"}, {"dataset": f"{here}/mydata/mine.npz"}),
         ({"others": ["photos", "digits"]}, {"others": [f"{here}/photos", "digits"]}),
+        ({"outside": ["photos"]}, {"outside": [f"{here}/photos"]}),
         ({"dataset": "theirs/mine.npz"}, {"dataset": "theirs/mine.npz"}),  # from the notebook's folder, perhaps
         ({"profile": "quick", "dataset": "x" * 300}, {"profile": "quick", "dataset": "x" * 300}),
     ):

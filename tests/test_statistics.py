@@ -156,6 +156,13 @@ def test_unsure_images_are_held_against_sure_ones_in_blocks():
         effect("unsure over sure", loss, np.ones_like(confidence))
 
 
+def test_blocks_hold_nearly_all_images():
+    confidence = np.tile([0.5, 0.5, 1.0], (2, 333))  # 999 images for 500 blocks
+    loss = np.where(confidence < 0.6, 3.0, 2.0)
+    values = evaluate("unsure over sure", {"loss": loss, "confidence": confidence})
+    assert values.array.shape == (2, 499) and values.effect == pytest.approx(0.5)
+
+
 def test_frechet_distances_of_shifted_features():
     real = normal(2, 400, 3)
     values = evaluate("frechet ratio", {"a": real + 2, "b": real + 1, "real": real})

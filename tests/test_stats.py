@@ -155,6 +155,12 @@ def test_a_real_constant_has_no_width():
     assert e.high - e.low < 1e-12 and f"{e}" == "0.300 [0.300, 0.300]"
 
 
+def test_the_unit_of_measure_does_not_matter():
+    values = np.random.default_rng(0).normal(size=(5, 100))
+    widths = [crossed(unit * values).error / unit for unit in (1, 1e-3, 1e-9, 1e-30)]
+    assert widths == pytest.approx([widths[0]] * 4)
+
+
 @pytest.mark.parametrize("share", [0.02, 0.1, 0.5])
 def test_intervals_of_shares_cover(share):
     setting = Setting(f"binary {share}", ratio=1)

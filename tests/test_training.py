@@ -30,6 +30,7 @@ from vaenb.checkpoints import (
 )
 from vaenb.data import load
 from vaenb.models import denoiser, vae
+from vaenb.models.forward_kl import forward_kl_vae
 from vaenb.training import DEFAULTS, History, TrainingInterrupted, fit
 from vaenb.training.recipe import check_precision, divided
 
@@ -232,6 +233,21 @@ def test_a_stopped_training_goes_on_to_exactly_the_same_weights(store, monkeypat
     assert len(history.epochs) == 3 and ("validation_loss" in history.epochs[0]) == ("validation" in recipe)
 
 
+def test_what_a_model_keeps_beside_its_weights_goes_on_too(digits, tmp_path):
+    def built():
+        torch.manual_seed(0)
+        return forward_kl_vae(**CONFIG, targets="hmc", samples=2)
+
+    recipe = {"epochs": 3, "batch_size": 128, "progress": False}
+    whole, stopped, resumed = built(), built(), built()
+    fit(whole, digits, **recipe)
+    stopped.losses = InterruptAfter(stopped, 3)
+    state = tmp_path / "a.state"
+    assert fit(stopped, digits, state=state, **recipe).interrupted
+    fit(resumed, digits, state=state, **recipe)
+    assert same(whole, resumed) and torch.equal(whole.step_size, resumed.step_size)  # a buffer that is not stored
+
+
 def test_a_killed_training_goes_on_from_what_was_kept(store, tmp_path):
     code = (
         "import os, signal, sys; from vaenb.training import fitting; from vaenb.checkpoints import trained\n"
@@ -374,6 +390,17 @@ def test_validation_is_the_loss_in_evaluation_mode_of_images_that_are_not_learnt
     with torch.no_grad():
         loss = model.losses(held_out.float(), held_out.labels, seeded(0))["loss"].item()
     assert history.epochs[-1]["validation_loss"] == pytest.approx(loss, rel=1e-5)
+
+
+@pytest.mark.parametrize("count", [3, 64, 100, 129])
+def test_every_validation_image_counts_once_and_alike(digits, count):
+    class Brightness(torch.nn.Linear):
+        def losses(self, x, labels, generator=None):
+            return {"loss": x.mean() + 0 * self.weight.sum()}
+
+    held_out = digits.take(slice(0, count))
+    history = fit(Brightness(1, 1), digits, epochs=1, batch_size=64, validation=held_out, progress=False)
+    assert history.epochs[-1]["validation_loss"] == pytest.approx(held_out.float().mean().item(), rel=1e-5)
 
 
 CONV_8 = {"image_shape": (1, 8, 8), "latent_dim": 2, "net": "mlp"}

@@ -238,12 +238,15 @@ def _audit(options: argparse.Namespace) -> int:
     options.folder.mkdir(parents=True, exist_ok=True)  # before hours of work that could not be written
     try:
         report, title = command.audited(options)
-    except (TypeError, ValueError) as reason:
-        print(f"vaenb: can't audit {options.model}: {reason}", file=sys.stderr)
-        return 2
     except (DatasetUnavailable, ModuleNotFoundError) as reason:
         print(f"vaenb: {reason}", file=sys.stderr)
         return 1
+    except (TypeError, ValueError) as reason:
+        print(f"vaenb: can't audit {options.model}: {reason}", file=sys.stderr)
+        return 2
+    except RuntimeError as reason:  # torch's, of whatever the model does, and a damaged checkpoint's
+        print(f"vaenb: can't audit {options.model}: {type(reason).__name__}: {reason}", file=sys.stderr)
+        return 2
     print(page.summary(report), flush=True)
     print(f"\npage  {page.write(report, options.folder, title=title)}")
     if report.stopped:

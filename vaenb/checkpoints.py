@@ -225,14 +225,18 @@ def _describe(build: Callable, config: dict, data: ImageSet, recipe: Recipe) -> 
 def code_name(build: Callable) -> str:
     """Name a function or class; of one that may change, its file's (or notebook cell's) source counts, too.
 
-    What that imports does not. Raises TypeError for one that is not at a module's top level.
+    What that imports does not. Raises TypeError for one that is not at a module's top level, and where no source is.
     """
+    build = inspect.unwrap(build)  # of decorators, whose file is another
     name = getattr(build, "__qualname__", "")
-    if not name or "<" in name:
+    if not name or "<" in name or inspect.ismethod(build):
         raise TypeError(f"build: a named function or class at a module's top level expected, got {build!r}")
     if build.__module__.startswith("vaenb."):
         return f"{build.__module__}.{name}"
-    source = "".join(inspect.findsource(build)[0])
+    try:
+        source = "".join(inspect.findsource(build)[0])
+    except OSError:
+        raise TypeError(f"build: {name} has no source that could be hashed; in a notebook, give a function") from None
     return f"{build.__module__}.{name} {hashlib.sha256(source.encode()).hexdigest()[:12]}"
 
 

@@ -1,6 +1,7 @@
 """Every refusal of bad input, once: which argument, what was expected, what came, and what to do about it."""
 
 import math
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from numbers import Integral, Real
@@ -47,9 +48,12 @@ def check_rest(network, name: str) -> None:
 
 @contextmanager
 def evaluating(name: str) -> Iterator[None]:
-    """Refuse networks in training mode before they run, however they are held: torch tells of every call."""
+    """Refuse networks in training mode before they run in this thread, however held: torch tells of every call."""
+    home = threading.get_ident()
 
     def refuse(module: nn.Module, given) -> None:
+        if threading.get_ident() != home:
+            return
         if module.training and type(module) is not nn.Sequential:  # a slice of one is new, and does nothing itself
             raise ValueError(
                 f"{name}: {_TRAINING}: a {type(module).__name__} was about to run in it; "

@@ -21,6 +21,7 @@ from vaenb.checks import (
     check_nats,
     check_pixels,
     check_posterior,
+    check_whole,
     evaluating,
 )
 
@@ -86,6 +87,7 @@ def check_contract(model, x: Tensor) -> None:
     """
     check_model(model)
     check_images(x)
+    check_whole("len(x)", len(x), least=2)
     x = x.detach().clone().requires_grad_()
     q = _called("posterior", model.posterior, x)
     check_posterior(q, len(x))
@@ -170,4 +172,6 @@ def _check_density(value: Tensor, alone: Tensor, z: Tensor, name: str) -> None:
     if value.requires_grad:
         (gradient,) = torch.autograd.grad(value.sum(), z, allow_unused=True, retain_graph=True)
     if gradient is None:
-        raise ValueError(f"{name}: HMC needs its gradient in z; take torch.no_grad(), .detach() or .data out of it")
+        raise ValueError(
+            f"{name}: chains and attacks need its gradient in z; take torch.no_grad(), .detach() or .data out of it"
+        )

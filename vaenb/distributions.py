@@ -31,7 +31,7 @@ class Point:
         raise NotDefined("a deterministic autoencoder's posterior is a point and has no KL; compare the means")
 
     def __getitem__(self, index) -> "Point":
-        return Point(self.mean[index])
+        return Point(self.mean[as_rows(index)])
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,9 +62,14 @@ class DiagonalGaussian:
         return 0.5 * (difference.exp() + shift - 1 - difference).sum(1)
 
     def __getitem__(self, index) -> "DiagonalGaussian":
-        if isinstance(index, Integral):  # one image's posterior, in the same shapes
-            index = [index]
-        return DiagonalGaussian(self.mean[index], self.logvar[index])
+        rows = as_rows(index)
+        return DiagonalGaussian(self.mean[rows], self.logvar[rows])
+
+
+def as_rows(index):
+    """An index of some of the images as tensors take it; of one number, a list, which keeps the tensors' shapes."""
+    alone = isinstance(index, Integral) or (isinstance(index, Tensor) and index.ndim == 0)
+    return [int(index)] if alone else index
 
 
 def standard_normal(like: Tensor) -> DiagonalGaussian:

@@ -63,9 +63,9 @@ class Experiment:
         self._train = bool(parameters.get("train", False))
         self.device = train.device
         digests = {train.name: train.digest}
-        for images in others.values():
+        for argument, images in others.items():
             name = images.name if images.split == "train" else f"{images.name} ({images.split})"
-            digests[name] = images.digest
+            digests[f"{name} [{argument}]" if name in digests else name] = images.digest
         self.run = claims.start_run(notebook, parameters, data=digests, seeds=self.seeds, folder=folder or None)
 
     @property
@@ -102,6 +102,8 @@ class Experiment:
         listed = claims.images().get(test.name, range(len(test)))
         if count > len(test) or count > len(listed):
             raise ValueError(f"count: at most {min(len(test), len(listed))} test images of {test.name}, got {count}")
+        if max(listed) >= len(test):
+            raise ValueError(f"test: all of {test.name} expected, as its images are listed; got {len(test)} of them")
         return test.take(torch.tensor(listed[:count]))
 
     def train(

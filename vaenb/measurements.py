@@ -26,7 +26,7 @@ def kept(compute: Callable[[], dict[str, Tensor]], **about: Any) -> dict[str, Te
     """
     try:
         told = json.dumps([_FORMAT, torch.__version__, about], sort_keys=True, default=_plain)
-    except (TypeError, OSError):  # no name, or no source
+    except TypeError:  # no name, or no source
         return compute()
     path = store() / f"measured-{hashlib.sha256(told.encode()).hexdigest()[:16]}.safetensors"
     if path.exists():

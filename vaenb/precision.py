@@ -16,6 +16,11 @@ def widened(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
+def after_autocast(x: Tensor) -> Tensor:
+    """What a network gives, widened where autocast made it coarse: a KL is a small difference of large numbers."""
+    return widened(x) if torch.is_autocast_enabled(x.device.type) else x
+
+
 def no_autocast(function: Callable[P, R]) -> Callable[P, R]:
     """Let a function compute in the precision of what it is given, also where the caller has autocast on."""
 

@@ -236,7 +236,8 @@ def _freedom(runs: int, images: int) -> tuple[int, ...]:
 
 def _whole(values: np.ndarray) -> bool:
     """Whether all are whole numbers, as labels and shares are (or halves: a perfect AUROC minus .5)."""
-    return bool(np.allclose(2 * values, np.round(2 * values), rtol=0, atol=1e-6))
+    tolerance = 1e-6 * min(1, np.abs(values).max(initial=0))  # tiny numbers are no zeros
+    return bool(np.allclose(2 * values, np.round(2 * values), rtol=0, atol=tolerance))
 
 
 def _group(cells: Sequence[Values]) -> Estimate:

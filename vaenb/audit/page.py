@@ -60,8 +60,8 @@ def _remove_figures(folder: Path) -> None:
     if not (folder / "report.json").is_file():
         return
     for name in (*_READ, "pictures"):
-        for path in folder.glob(f"{name}.*"):
-            path.unlink()
+        for ending in ("png", "plotly.json"):
+            (folder / f"{name}.{ending}").unlink(missing_ok=True)
 
 
 def summary(report: Report) -> str:

@@ -10,6 +10,7 @@ Curves have the radii on their last axis, from 0 on; `levels` (β, d, or a radiu
 axis, or along the one before that where there are radii, too.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -63,8 +64,8 @@ def _jackknifed(name: str, arrays: list[Array], axes: list[Array]) -> stats.Valu
     """Leave out image by image; the arrays have different shapes, so that rows are looked up by run and place."""
     function = PER_RUN[name][0]
     runs, images = arrays[0].shape[:2]
-    count = min(BLOCKS.get(name, images), images)
-    each = images // count  # what does not fill a block stays out
+    each = math.ceil(images / BLOCKS.get(name, images))
+    count = images // each  # what does not fill a block stays out
     blocks = []
     for array in arrays:
         filled = array[:, : count * each]

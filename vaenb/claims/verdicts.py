@@ -208,15 +208,17 @@ def _sources(claim: Claim, runs: Sequence[Run]) -> dict[tuple[str, str], Source]
     for cell in claim.cells:
         for data in cell.parts:
             wanted.setdefault(data, set()).add(cell.name)
+    enough = max((cell.runs for cell in claim.cells), default=0)
     sources: dict[tuple[str, str], Source] = {}
     for data, names in wanted.items():
-        best: tuple[bool, int, int] | None = None
+        best: tuple[bool, int, bool, int] | None = None
         for age, run in enumerate(runs):
             held = {}
             for record in run.records:
                 if record.claim == claim.id and record.role == "primary" and record.data == data:
                     held[record.cell] = record
-            rank = (run.profile == "paper", len(held.keys() & names), age)
+            whole = len(set(run.seeds)) >= enough
+            rank = (run.profile == "paper", len(held.keys() & names), whole, age)
             if held and (best is None or rank > best):
                 best = rank
                 chosen = {(name, data): (run, record) for name, record in held.items()}

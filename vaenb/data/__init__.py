@@ -1,7 +1,7 @@
 """Image sets as one uint8 tensor on one device: four embedded, the public ones by torchvision, and your own.
 
-A set is kept as `<name>_<split>.npz` in the data folder (`VAENB_DATA`): `images` uint8 (N, H, W), (N, H, W, 3) or
-(N, C, H, W), `labels` (N,) and, where known, `factors` (N, K) with `factor_names`. Any such file put there is a set.
+A set is kept as `<name>_<split>.npz` in the data folder (`VAENB_DATA`): `images` uint8 (N, S, S), (N, S, S, 3) or
+(N, C, S, S), `labels` (N,) and, where known, `factors` (N, K) with `factor_names`. Any such file put there is a set.
 """
 
 from vaenb.data.folder import EMBEDDED, DatasetUnavailable, available

@@ -18,6 +18,10 @@ DIGESTS = {
     ("emnist_letters", "test"): "75fe2f60bfe6",
     ("cifar10", "train"): "f3120a8fa253",
     ("cifar10", "test"): "815bee49b921",
+    ("celeba_10k", "train"): "87032d9112c7",  # docs/data.md says what the last two are
+    ("celeba_10k", "test"): "d2562e161ade",
+    ("svhn_7k", "train"): "c5213f8324f6",
+    ("svhn_7k", "test"): "15f3c2a49437",
 }
 
 

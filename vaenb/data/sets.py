@@ -24,7 +24,8 @@ from vaenb.files import expanded
 
 # What the labels of Fashion-MNIST mean.
 GARMENTS = ("T-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
-BENCHMARKS = (*EMBEDDED, *PUBLIC, "color_mnist")
+PARTS = ("celeba_10k", "svhn_7k")  # of public sets; nobody can fetch them
+BENCHMARKS = (*EMBEDDED, *PUBLIC, "color_mnist", *PARTS)
 _SMALL = Path(__file__).with_name("embedded")  # parts of MNIST and Fashion-MNIST, see LICENSES.md there
 _COLORS = torch.tensor([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0], [1, 0, 1], [0, 1, 1], [1, 1, 1]], dtype=torch.uint8)
 
@@ -100,11 +101,14 @@ def _named(name: str, split: str, folder: Path, download: bool) -> ImageSet:
         if not download:
             raise DatasetUnavailable(missing(name, file, "download=False"))
         return named_by_content(fetch(name, split, file))
+    if name in PARTS:
+        raise DatasetUnavailable(f"{name}: {file} does not exist; docs/data.md says which part of a public set it is")
     raise DatasetUnavailable(_unknown(name, file))
 
 
 def _unknown(name: str, file: Path) -> str:
-    known = list(dict.fromkeys([*available(file.parent), *BENCHMARKS]))
+    fetchable = [benchmark for benchmark in BENCHMARKS if benchmark not in PARTS]
+    known = list(dict.fromkeys([*available(file.parent), *fetchable]))
     close = difflib.get_close_matches(name, known, n=1)
     hint = f" (did you mean {close[0]!r}?)" if close else ""
     return (

@@ -15,6 +15,7 @@ from vaenb.checks import check_counts, check_number
 from vaenb.distributions import rand_like
 from vaenb.metrics.images import ssim
 from vaenb.models.autoencoder import VAE, Parts, resting, vae
+from vaenb.models.likelihoods import dequantize
 
 
 class AdversarialVAE(VAE):
@@ -31,6 +32,8 @@ class AdversarialVAE(VAE):
         The attack and the update see BatchNorm with its running statistics, as every later attack will: in training
         mode the images of the batch would defend each other, and attacked codes would shift the statistics.
         """
+        if self.likelihood.dequantized:
+            x = dequantize(x, generator)
         with resting(self):
             with torch.no_grad():
                 z = self.posterior(x).rsample(generator=generator)

@@ -17,7 +17,6 @@ import torch
 import torch.nn.functional as F
 from scipy.optimize import minimize
 from torch import Tensor
-from torchmetrics.functional.classification import binary_calibration_error
 
 from vaenb.checks import (
     check_batch,
@@ -51,11 +50,9 @@ def ece(probabilities: Tensor, labels: Tensor, *, bins: int = 15) -> float:
     For a calibrated classifier it is not 0, but up to about ½ √(bins/N): compare at equal N.
     """
     check_counts(bins=bins)
-    confidence, correct = _top(probabilities, labels)
-    # torchmetrics has bins [a, b) and one of its own for exactly 1: one float lower, its bins are ours. Above 1 by
-    # rounding it would take all for logits, so `_top` clamps. Its multiclass function would go back to float32.
-    below = torch.nextafter(confidence, torch.zeros_like(confidence))
-    return binary_calibration_error(below, correct.long(), n_bins=int(bins)).item()
+    found = reliability(probabilities, labels, bins=bins)
+    gaps = (found.accuracy - found.confidence).abs() * found.count
+    return gaps.nansum().item() / len(labels)  # NaN: an empty bin
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,8 +120,12 @@ class Temperature:
 
     def temperature(self, signals: Tensor | None = None) -> Tensor:
         """Evaluate T for signals (N, F): (N,); without signals, the one for all images: ()."""
+        if signals is None and len(self.w):
+            raise ValueError(
+                f"signals: (N, {len(self.w)}) expected, as this temperature was fitted with them; got None"
+            )
         if signals is None:
-            signals = self.mean[:0]
+            signals = self.mean
         check_shape(signals, "signals", (*signals.shape[:-1], len(self.w)), "those of the fit")
         home = signals.device
         standardised = (signals.double() - self.mean.to(home)) / self.deviation.to(home)

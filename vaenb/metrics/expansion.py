@@ -70,7 +70,7 @@ def second_order(
     found = sample_posterior(
         model,
         x0.expand(chains, -1, -1, -1),
-        num_samples=max(4, math.ceil(samples / chains)),
+        num_samples=max(10, math.ceil(samples / chains)),  # fewer have no effective sample size
         warmup=warmup,
         leapfrog_steps=10,
         chunk=BLOCK,

@@ -18,6 +18,7 @@ from vaenb.distributions import DiagonalGaussian, Point, standard_normal
 from vaenb.models.likelihoods import PLAIN, Bernoulli, Gaussian, Likelihood, dequantize, named_likelihood
 from vaenb.models.nets import Shape, coders
 from vaenb.models.regularizers import KL, MMD, Regularizer, ShapiroWilk, TotalCorrelation
+from vaenb.precision import after_autocast
 
 REGULARIZERS = ("kl", "mmd", "sw", "sw_all", "tc")
 
@@ -70,7 +71,7 @@ class VAE(nn.Module):
 
     def posterior(self, x: Tensor) -> Posterior:
         check_input(self, x, "x", self.image_shape)
-        mean, logvar = self.encoder(x).chunk(2, dim=1)
+        mean, logvar = after_autocast(self.encoder(x)).chunk(2, dim=1)
         return DiagonalGaussian(mean, logvar)
 
     def decode(self, z: Tensor) -> Tensor:
@@ -106,7 +107,7 @@ class DeterministicAE(VAE):
 
     def posterior(self, x: Tensor) -> Point:
         check_input(self, x, "x", self.image_shape)
-        return Point(self.encoder(x))
+        return Point(after_autocast(self.encoder(x)))
 
     def log_prior(self, z: Tensor) -> Tensor:
         raise NotDefined("a deterministic autoencoder has no p(z), so no ELBO, and no posterior for HMC to sample")

@@ -138,7 +138,7 @@ def _layer(z: Tensor, classes: np.ndarray, weight: np.ndarray, bias: np.ndarray)
     outputs = int(classes[-1]) + 1
     layer = nn.utils.skip_init(nn.Linear, z.shape[1], outputs, dtype=z.dtype, device=z.device)  # no global random draw
     layer.eval().requires_grad_(False)
-    rows = torch.as_tensor(classes, device=z.device)
+    rows = torch.as_tensor(classes, device=z.device).long()  # a uint8 index would be a mask
     layer.weight.zero_()[rows] = torch.as_tensor(weight).to(layer.weight)
     layer.bias.fill_(_ABSENT)[rows] = torch.as_tensor(bias).to(layer.bias)
     return layer

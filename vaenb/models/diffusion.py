@@ -155,15 +155,15 @@ class DDGM(nn.Module):
         """Walk from the first of `levels` ᾱ to the last; `times` are what the network is told on the way."""
         self._check_states(x)
         check_number("eta", eta, "0 (DDIM) to 1 (ancestral)", least=0, most=1)
-        for t, (high, low) in zip(times, pairwise(levels), strict=False):  # ᾱ before the step, and after it
+        for t, (now, then) in zip(times, pairwise(levels), strict=False):  # ᾱ before the step, and after it
             noise = self._noise(x, torch.full((len(x),), t, device=x.device))
-            image = ((x - math.sqrt(1 - high) * noise) / math.sqrt(high)).clamp(-1, 1)
-            if low == 1:
+            image = ((x - math.sqrt(1 - now) * noise) / math.sqrt(now)).clamp(-1, 1)
+            if then == 1:
                 x = image
                 continue
-            noise = (x - math.sqrt(high) * image) / math.sqrt(1 - high)  # of the clipped image
-            variance = eta**2 * (1 - low) / (1 - high) * (1 - high / low)
-            x = math.sqrt(low) * image + math.sqrt(max(1 - low - variance, 0.0)) * noise
+            noise = (x - math.sqrt(now) * image) / math.sqrt(1 - now)  # of the clipped image
+            variance = eta**2 * (1 - then) / (1 - now) * (1 - now / then)
+            x = math.sqrt(then) * image + math.sqrt(max(1 - then - variance, 0.0)) * noise
             if eta > 0:
                 x = x + math.sqrt(variance) * randn_like(x, generator)
         return x

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from vaenb.checks import check_counts, check_input, check_number
-from vaenb.distributions import DiagonalGaussian, randn_like, standard_normal
+from vaenb.distributions import DiagonalGaussian, as_rows, randn_like, standard_normal
 from vaenb.models.autoencoder import VAE, Parts
 from vaenb.models.layered import OnPath, conditional, kl_by_layer, layer_columns, side_by_side
 from vaenb.models.likelihoods import PLAIN, named_likelihood
@@ -77,9 +77,10 @@ class PathPosterior(OnPath):
         return kl_by_layer(self.path, other, self.layer_slices)
 
     def __getitem__(self, index) -> "PathPosterior":
-        features = tuple(feature[index] for feature in self.features)
-        states = tuple(state[index] for state in self.states)
-        return PathPosterior(self.decoder, features, states, self.path[index])
+        rows = as_rows(index)
+        features = tuple(feature[rows] for feature in self.features)
+        states = tuple(state[rows] for state in self.states)
+        return PathPosterior(self.decoder, features, states, self.path[rows])
 
 
 class HierarchicalVAE(VAE):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from vaenb.distributions import DiagonalGaussian
+from vaenb.precision import after_autocast
 
 _LOGVAR = 10.0  # log-variances stay within ±10, softly: under attack no exponential overflows
 
@@ -41,7 +42,7 @@ class OnPath:
 
 def conditional(outputs: Tensor) -> DiagonalGaussian:
     """A layer's Gaussian from a net's outputs (N, 2d, …), means and log-variances side by side."""
-    mean, logvar = outputs.chunk(2, 1)
+    mean, logvar = after_autocast(outputs).chunk(2, 1)
     return DiagonalGaussian(mean, _LOGVAR * (logvar / _LOGVAR).tanh())
 
 

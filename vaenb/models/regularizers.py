@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from torch import Tensor
 from vaenb.checks import check_choice, check_latents, check_number, check_whole
 from vaenb.contract import NotDefined, Posterior
 from vaenb.distributions import DiagonalGaussian, randn_like, standard_normal
+from vaenb.precision import no_autocast
 
 ESTIMATORS = ("mss", "mss_published", "mws", "exact")
 _SCALES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
@@ -105,6 +107,7 @@ class TotalCorrelation:
         return penalty, {"mutual_information": information, "tc": tc, "dimension_kl": dimensions}
 
 
+@no_autocast
 def mmd(a: Tensor, b: Tensor) -> Tensor:
     """Estimate MMD² between the laws of a (n, D) and b (m, D) without bias, so that it can be negative: a scalar.
 
@@ -120,6 +123,7 @@ def mmd(a: Tensor, b: Tensor) -> Tensor:
     return _among(a) + _among(b) - 2 * _imq(a, b).mean()
 
 
+@no_autocast
 def shapiro_wilk(z: Tensor) -> Tensor:
     """Compute W of every column of z (B, D), in (0, 1], 1 for the shape of a Gaussian sample: (D,), differentiable.
 
@@ -191,7 +195,7 @@ def _log_weights(rows: int, draws: int, size: int | None, estimator: str) -> Ten
     check_choice("estimator", estimator, ESTIMATORS)
     if estimator == "exact":
         return torch.full((draws, 1), -math.log(rows))
-    if not isinstance(size, int) or size < rows:
+    if not isinstance(size, Integral) or size < rows:
         raise ValueError(f"size: the number of training images, at least the batch's {rows}, expected, got {size!r}")
     if estimator == "mws":
         return torch.full((draws, 1), -math.log(size * rows))

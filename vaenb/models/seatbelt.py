@@ -22,12 +22,13 @@ from torch import Tensor, nn
 
 from vaenb.checks import check_choice, check_counts, check_input, check_number
 from vaenb.contract import NotDefined
-from vaenb.distributions import DiagonalGaussian, randn_like, standard_normal
+from vaenb.distributions import DiagonalGaussian, as_rows, randn_like, standard_normal
 from vaenb.models.autoencoder import VAE, Parts
 from vaenb.models.layered import OnPath, conditional, kl_by_layer, layer_columns, side_by_side
 from vaenb.models.likelihoods import PLAIN, named_likelihood
 from vaenb.models.nets import Shape, coders
 from vaenb.models.regularizers import TotalCorrelation
+from vaenb.precision import after_autocast
 
 _HIDDEN = 256  # units of the nets between layers
 ORDERS = ("bottom_up", "top_down")
@@ -72,7 +73,8 @@ class LayeredPosterior(OnPath):
         return kl_by_layer(self.path, given, self.layer_slices)
 
     def __getitem__(self, index) -> "LayeredPosterior":
-        return LayeredPosterior(self.model, self.features[index], self.path[index])
+        rows = as_rows(index)
+        return LayeredPosterior(self.model, self.features[rows], self.path[rows])
 
 
 class Seatbelt(VAE):
@@ -171,7 +173,7 @@ class Seatbelt(VAE):
         return self.encoder[:-1](x)
 
     def _first(self, features: Tensor) -> DiagonalGaussian:
-        mean, logvar = self.encoder[-1](features).chunk(2, dim=1)
+        mean, logvar = after_autocast(self.encoder[-1](features)).chunk(2, dim=1)
         return DiagonalGaussian(mean, logvar)
 
     def _in_turn(self, layers: list) -> list:

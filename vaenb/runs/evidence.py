@@ -91,8 +91,8 @@ def remake() -> None:
 
     Raises ValueError naming a file that is damaged, or has marks for a table that do not fit, before it writes any.
     """
-    kept = [path for path in figures_folder().iterdir() if path.is_dir()]
-    runs = claims.found(kept)
+    kept = [claims.read(path.parent) for path in figures_folder().glob("*/evidence.npz")]
+    runs = sorted(kept, key=lambda run: run.started)
     findings = claims.ledger(runs)
     lists = {"manifest.json": manifest(), "claims.json": [finding.to_json() for finding in findings]}
     project = files.project_folder()

@@ -92,11 +92,17 @@ def _from_here(value, default):
     path = files.expanded(value) if os.sep in value else Path(value)
     is_path = os.sep in value or value.endswith(".npz")
     with suppress(OSError):  # too long for a path
-        if not is_path and default in ("", [], *EMBEDDED, *PUBLIC):  # it takes data, which a folder may be
+        if not is_path and _takes_data(default):  # which a folder may be
             is_path = path.is_dir() and value not in (*available(), *PUBLIC, "color_mnist")
         if is_path and path.exists():
             return str(path.absolute())
     return str(path) if value.startswith("~") else value
+
+
+def _takes_data(default) -> bool:
+    """Whether a parameter's default is a data set's name, a list of them, or empty."""
+    defaults = default if isinstance(default, list) else [default]
+    return all(one in ("", *EMBEDDED, *PUBLIC) for one in defaults)
 
 
 def contents(

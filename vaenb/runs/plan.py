@@ -70,7 +70,7 @@ def jobs(notebooks: list[Path] | None = None, *, device: str = "cpu") -> list[Jo
             continue
         absent = sorted(set(entry.needs) - set(at_hand))
         if absent:
-            print(f"left out: {entry.folder}, as {', '.join(absent)} is not at hand (vaenb.data.load fetches it)")
+            print(f"left out: {entry.folder}, as {', '.join(absent)} is not at hand (docs/data.md says how to get it)")
         else:
             made.append(_job(entry, device))
     return made

@@ -22,11 +22,14 @@ def ess(draws: Tensor) -> Tensor:
     """Count the independent draws that would tell the mean as precisely: (...), 0 if nothing moved.
 
     Autocorrelations are summed as far as Geyer's initial monotone sequence goes. Antithetic chains are worth more
-    than their length, at most S·C·log₁₀(S·C).
+    than their length, at most S·C·log₁₀(S·C). NaN for fewer than 10 draws of each chain: half of them show no
+    autocorrelation.
     """
     halves = _halves(draws)
     chains, length = halves.shape[-2:]
     within, plus = _variances(halves)
+    if length < 5:
+        return torch.full_like(within, math.nan)
     covariance = _autocovariance(halves).mean(-2)  # (..., S/2)
     safe = torch.where(plus > 0, plus, 1)[..., None]
     rho = 1 - (within[..., None] - covariance) / safe

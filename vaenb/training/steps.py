@@ -112,17 +112,17 @@ class Steps:
     def _validation_loss(self, held_out: TrainingData) -> float:
         model: Any = self.average.module if self.average else self.model
         generator = seeded(0, held_out.device)
-        size = min(self.batch_size, len(held_out))
-        batches = torch.arange(len(held_out), device=held_out.device).split(size)
+        every = torch.arange(len(held_out), device=held_out.device)
+        # of nearly one size: what a loss over a batch is depends on it
+        batches = every.tensor_split(math.ceil(len(held_out) / self.batch_size))
         total = torch.zeros((), device=held_out.device)
-        whole = len(held_out) // size  # what a loss over a batch is depends on its size
         model.eval()
-        for index in batches[:whole]:
+        for index in batches:
             x, labels = _laid_out(held_out.batch(index))
             with self._watched(x):
-                total += model.losses(x, labels, generator)["loss"]
+                total += model.losses(x, labels, generator)["loss"] * len(index)
         self.model.train()
-        return (total / whole).item()
+        return (total / len(held_out)).item()
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
@@ -136,7 +136,8 @@ class Steps:
     def tensors(self) -> dict[str, Tensor]:
         """All that a training needs to go on, but for what `numbers` says."""
         found = {"order": self.order, "generator": self.generator.get_state(), "random": torch.get_rng_state()}
-        parts = {"model": self.model.state_dict(), "totals": self.totals}
+        buffers = dict(self.model.named_buffers())  # also those that state_dict leaves out
+        parts = {"model": self.model.state_dict(), "buffers": buffers, "totals": self.totals}
         if self.average:
             parts["average"] = self.average.state_dict()
         for number, moments in self.optimizer.state_dict()["state"].items():
@@ -154,6 +155,8 @@ class Steps:
     def load(self, tensors: dict[str, Tensor], numbers: dict) -> None:
         """Take up what `tensors` and `numbers` said."""
         self.model.load_state_dict(part(tensors, "model."))
+        for name, value in part(tensors, "buffers.").items():
+            self.model.get_buffer(name).copy_(value)
         if self.average:
             self.average.load_state_dict(part(tensors, "average."))
         moments = {}

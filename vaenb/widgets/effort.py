@@ -76,7 +76,9 @@ class EffortExplorer(Explorer):
             places.setdefault(name, []).append(self._place(name, part))
             shares.setdefault(name, []).append(self.share(name, part))
         ends = sorted(sum(places.values(), []))
-        chart = Chart((ends[0], ends[-1]), (0, 1), "log₁₀ of gradients an image", "labels kept with HMC")
+        chart = Chart(
+            (ends[0], max(ends[-1], ends[0] + 1)), (0, 1), "log₁₀ of gradients an image", "labels kept with HMC"
+        )
         for name in self.costs:
             if name != attack:
                 chart.guide(places[name], shares[name], "#bbbbbb")
