@@ -58,7 +58,9 @@ def _parser() -> argparse.ArgumentParser:
     sweep.add_argument("-o", "--folder", type=_path, help="where the runs' folders and the table go (default: runs/)")
     paper = _add(commands, "paper", _paper, "run every numbered notebook in the paper profile, into figures/")
     paper.add_argument("notebooks", type=_path, nargs="*", help="only these")
-    paper.add_argument("--device", default="cpu", help="on cuda the documents' sizes, on cpu (default) what fits")
+    paper.add_argument(
+        "--device", default="cpu", help="cpu (default) or cuda, without the reductions that plan.json has for a CPU"
+    )
     paper.add_argument("--dry-run", action="store_true", help="only say what would run, and how long it takes")
     for command in (sweep, paper):
         command.add_argument("--workers", type=int, help="local processes of one thread (default: one a core)")
