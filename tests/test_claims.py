@@ -780,7 +780,7 @@ def test_contradictions_surprise_most():
     measured(-0.05, -0.08)
     sentences = tables.surprises(ledger(claims.found()))
     assert len(sentences) == 1
-    assert sentences[0].startswith("**“HMC brings reconstructions back”** (002a) does not replicate, we found the opp")
+    assert sentences[0].startswith("**“HMC brings reconstructions back”** (002a) does not hold here")
 
 
 def test_verify_computes_the_verdict_again_and_compares():

@@ -29,8 +29,8 @@ _SAYS = {
 LEGEND = (
     "*Here*: the mean over training runs and test images, pooled over the claim's primary cells, with its 95 % "
     "interval. *k of n*: primary cells that lie on the claimed side of the bound on their own, after Holm's "
-    "correction. Where the truth lies at the bound, each side has a 2.5 % chance of a false verdict. A claim in several "
-    "units of measure has a line for each, and holds where all do; where they part, it counts once, as mixed."
+    "correction. Where the truth lies at the bound, each side has a 2.5 % chance of a false verdict. A claim in "
+    "several units of measure has a line for each, and holds where all do; where they part, it counts once, as mixed."
 )
 
 
