@@ -413,7 +413,10 @@ def test_an_attack_that_more_steps_make_stronger_fails_its_gate():
     assert not weak.passed and strong.passed
     assert weak.numbers == pytest.approx({"images": 20, "statistic": 0.3, "doubled": 0.34, "allowed": 0.025})
     assert "FAILED: 001.vulnerable in SSIM, doubled" in str(weak) and "passed" in str(strong)
-    assert weak.failure == "the attack is too weak: doubled, it moves the number from 0.3 to 0.34, and 0.025 is allowed"
+    assert (
+        weak.failure
+        == "the attack is too weak: doubled, it moves the first run's number from 0.3 to 0.34, and 0.025 is allowed"
+    )
     assert weak.covers("001.vulnerable", "KLD, MNIST") and not weak.covers("001.vulnerable", "MMD, MNIST")
 
 
@@ -781,6 +784,18 @@ def test_contradictions_surprise_most():
     sentences = tables.surprises(ledger(claims.found()))
     assert len(sentences) == 1
     assert sentences[0].startswith("**“HMC brings reconstructions back”** (002a) does not hold here")
+
+
+def test_measures_that_part_surprise_as_one_mixed_claim():
+    claim = claims.find("001.rank.mnist")
+    run = begin()
+    passed(run, "converged", "strong attack", "dose", claim=claim.id)
+    for cell in claim.cells:  # larger SSIM is better, and smaller LPIPS
+        base = noise(0.5, spread=0.01)[..., None] * np.ones(len(cell.radii))
+        run.record(claim.id, cell.name, dict(zip(cell.arrays, (base + 0.1, base), strict=True)))
+    (sentence,) = tables.surprises(ledger(claims.found()))
+    assert "(001) holds in some settings and fails in others: SSIM 0.0999" in sentence
+    assert "(reproduced); LPIPS -0.0999" in sentence and "(contradicted)" in sentence
 
 
 def test_verify_computes_the_verdict_again_and_compares():

@@ -61,7 +61,7 @@ class Gate:
         if self.kind == "strong attack" and "doubled" in n:
             allowed = max(n["allowed"], n.get("chance moves it by", 0))
             moved = f"from {n['statistic']:.4g} to {n['doubled']:.4g}, and {allowed:.2g} is allowed"
-            return f"the attack is too weak: doubled, it moves the number {moved}"
+            return f"the attack is too weak: doubled, it moves the first run's number {moved}"
         if self.kind == "converged" and "longer statistic" in n:
             if n["gain in nats a pixel"] >= n["allowed gain"]:
                 return f"the models had not converged: more passes gain {n['gain in nats a pixel']:.2g} nats a pixel"

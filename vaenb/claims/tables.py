@@ -107,21 +107,36 @@ def by_claim(findings: Sequence[Finding]) -> dict[tuple[str, str], str]:
 
 def surprises(findings: Sequence[Finding]) -> list[str]:
     """Say the five most surprising verdicts on documents' claims in words, one Markdown sentence or two each."""
-    judged = [f for f in findings if f.verdict in _SURPRISE and f.claim.role == "claim"]
-    judged.sort(key=lambda finding: (_SURPRISE.index(finding.verdict), finding.size in ("", "as large")))
-    first = {finding.claim.id: finding for finding in reversed(judged)}  # of a claim in two measures
+    verdicts = by_claim(findings)
+    judged: dict[str, list[Finding]] = {}  # of a claim its measures
+    for finding in findings:
+        if finding.claim.role == "claim" and verdicts[finding.claim.id, finding.claim.document] in _SURPRISE:
+            judged.setdefault(finding.claim.id, []).append(finding)
+
+    def rank(measures: list[Finding]) -> tuple[int, bool]:
+        claim = measures[0].claim
+        as_large = all(finding.size in ("", "as large") for finding in measures)
+        return _SURPRISE.index(verdicts[claim.id, claim.document]), as_large
+
     sentences = []
-    for finding in [finding for finding in judged if first[finding.claim.id] is finding][:5]:
-        statement = finding.claim.statement
-        number = f"{finding.claim.statistic} is {finding.pooled}"
-        if finding.verdict in (rule.NOT_TESTABLE, rule.MIXED):
-            number = finding.why
-        published = "" if finding.published is None else f", and {finding.published:.3g} in the document"
-        sentences.append(
-            f"**“{statement[:1].upper()}{statement[1:]}”** ({finding.claim.document}) {_SAYS[finding.verdict]}: "
-            f"{number}{published}."
-        )
+    for measures in sorted(judged.values(), key=rank)[:5]:
+        claim = measures[0].claim
+        verdict = verdicts[claim.id, claim.document]
+        statement = f"**“{claim.statement[:1].upper()}{claim.statement[1:]}”** ({claim.document})"
+        sentences.append(f"{statement} {_SAYS[verdict]}: {_evidence(measures, verdict)}.")
     return sentences
+
+
+def _evidence(measures: list[Finding], verdict: str) -> str:
+    """What a claim's verdict rests on: the number of the measure that has it, or what parts the measures."""
+    decided = [finding for finding in measures if finding.verdict == verdict]
+    if not decided:
+        return "; ".join(f"{finding.measure} {finding.pooled} ({finding.verdict})" for finding in measures)
+    finding = decided[0]
+    if verdict in (rule.NOT_TESTABLE, rule.MIXED):
+        return finding.why
+    published = "" if finding.published is None else f", and {finding.published:.3g} in the document"
+    return f"{finding.claim.statistic} is {finding.pooled}{published}"
 
 
 def _document(finding: Finding) -> str:

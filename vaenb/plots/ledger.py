@@ -103,12 +103,11 @@ def claim_slider(findings: Sequence[Finding]) -> go.Figure:
     for finding in findings:
         if finding.cells:
             frames.append(_claim_frame(finding))
-            found.append(finding.verdict)
+            found.append(finding)
     if not frames:
         return framed(go.Figure(), 900, 200, title="No claim was measured yet")
-    first = 0
-    if rule.CONTRADICTED in found:
-        first = found.index(rule.CONTRADICTED)  # something to argue about
+    argued = [k for k, finding in enumerate(found) if finding.verdict == rule.CONTRADICTED and len(finding.cells) > 1]
+    first = argued[0] if argued else 0
     fig = go.Figure(frames[first].data, frames=frames)
     now = {"prefix": "claim ", "font": {"color": "#222222", "size": 14}}
     bare = {"font": {"color": "rgba(0,0,0,0)"}, "ticklen": 0, "minorticklen": 0}
