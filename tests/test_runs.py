@@ -250,6 +250,14 @@ def test_a_ledgers_name_changes_with_its_evidence_alone(published, notebook, tmp
     assert claims.digest(claims.found([figures])) != name != claims.digest([])
 
 
+def test_a_run_that_recorded_nothing_leaves_the_ledgers_name(published):
+    figures = published.parent
+    before = claims.found([figures])
+    claims.start_run("00_start_here", {}, data={"mnist": "d1"}, seeds=(0,), folder=figures / "empty")
+    after = claims.found([figures])
+    assert len(after) == len(before) + 1 and claims.digest(after) == claims.digest(before)
+
+
 def test_verify_names_claims_and_folders_that_are_not_there(published, tmp_path, capsys):
     assert main(["verify", "002b.transitoin"]) == 1
     said = capsys.readouterr().err

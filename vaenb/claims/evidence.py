@@ -285,8 +285,11 @@ def found(folders: Iterable[Path | str] | None = None) -> list[Run]:
 
 
 def digest(runs: Iterable[Run]) -> str:
-    """Name a ledger by twelve hex digits, hashed from what it hangs on: the frozen lists and the evidence of `runs`."""
-    parts = sorted(files.digest(run.folder / "evidence.npz") for run in runs)
+    """Name a ledger by twelve hex digits, hashed from what it hangs on: the frozen lists and the evidence of `runs`.
+
+    A run that recorded nothing, such as notebook 00's, leaves the name as it is.
+    """
+    parts = sorted(files.digest(run.folder / "evidence.npz") for run in runs if run.records or run.gates)
     return hashlib.sha256("".join([book.frozen(), *parts]).encode()).hexdigest()[:12]
 
 
