@@ -68,7 +68,7 @@ class DiagonalGaussian:
 
 def as_rows(index):
     """An index of some of the images as tensors take it; of one number, a list, which keeps the tensors' shapes."""
-    alone = isinstance(index, Integral) or (isinstance(index, Tensor) and index.ndim == 0)
+    alone = isinstance(index, Integral) or getattr(index, "ndim", None) == 0
     return [int(index)] if alone else index
 
 

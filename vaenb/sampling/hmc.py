@@ -10,7 +10,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import cached_property
-from numbers import Integral
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from vaenb.checks import check_counts, check_gradients, check_latents, check_number, check_whole, first_of, ordinary
+from vaenb.distributions import as_rows
 from vaenb.precision import check_precision, no_autocast
 from vaenb.sampling.adaptation import Adaptation
 from vaenb.sampling.chains import ess, split_rhat
@@ -60,12 +60,11 @@ class Chains:
         """Some of the chains; of a number, one chain in the same shapes, N = 1."""
         if index is None or isinstance(index, bool):
             raise TypeError(f"index: numbers, a slice, or bools for each of the chains expected, got {index!r}")
-        if isinstance(index, Integral) or getattr(index, "ndim", None) == 0:
-            index = [range(len(self.start))[int(index)]]
+        rows = as_rows(index)
         chosen: dict[str, Any] = {}
         for field in fields(self):
             value = getattr(self, field.name)
-            chosen[field.name] = value[index] if isinstance(value, Tensor) else value
+            chosen[field.name] = value[rows] if isinstance(value, Tensor) else value
         return Chains(**chosen)
 
     @cached_property
