@@ -127,9 +127,21 @@ def test_what_a_paper_run_found_once_is_not_computed_again(train):
         assert len(CALLS) == count
 
 
+def test_every_training_run_is_measured_once(train):
+    runs, before = [torch.rand(4), torch.rand(4)], len(CALLS)
+    for steps, count in ((1, 2), (1, 2), (2, 4)):
+        paper = Experiment("02_alarms_and_cleaning", {"profile": "paper"}, train=train)
+        found = paper.of_runs(doubled, runs, steps=steps)
+        assert np.array_equal(found["twice"], 2 * torch.stack(runs))
+        assert len(CALLS) - before == count
+
+
 def test_measures_by_name_are_stacked_over_training_runs(experiment):
-    found = experiment.measure_all(lambda a, b, c: {"sum": a + b + c}, {"A": [ONE, 2 * ONE], "B": [ONE, ONE]}, 1)
+    runs = [ONE, 2 * ONE]
+    found = experiment.measure_all(lambda a, b, c: {"sum": a + b + c}, {"A": runs, "B": [ONE, ONE]}, 1)
     assert np.array_equal(found["sum"], [[3, 3], [4, 4]])
+    alone = experiment.measure_all(lambda a, c: {"sum": a + c}, runs, 1)["sum"]
+    assert np.array_equal(alone, [[2, 2], [3, 3]]) and alone.dtype == np.float64
 
 
 def test_every_cell_whose_arrays_are_there_is_recorded_with_its_gates(experiment):

@@ -69,6 +69,11 @@ class LatentModel(Protocol):
         """log p(x|z) in nats, summed over the pixels: (N,)."""
 
 
+def log_joint(model: LatentModel, x: Tensor, z: Tensor) -> Tensor:
+    """log p(x, z) = log p(z) + log p(x|z) in nats, of images x (N, C, H, W) and codes z (N, D): (N,)."""
+    return model.log_prior(z) + model.log_likelihood(x, z)
+
+
 @torch.no_grad()
 def reconstruct(model: LatentModel, x: Tensor) -> Tensor:
     """Decode the posterior mean of each image: (N, C, H, W) in [0, 1], without gradient, 512 images at a time."""

@@ -158,11 +158,28 @@ class Experiment:
         return np.stack(found)
 
     def measure_all(
-        self, function: Callable[..., dict[str, Tensor]], models: Mapping[str, Sequence[Any]], *given: Any
+        self,
+        function: Callable[..., dict[str, Tensor]],
+        models: Mapping[str, Sequence[Any]] | Sequence[Any],
+        *given: Any,
     ) -> dict[str, np.ndarray]:
-        """Call function(*models of a training run, *given), numbers by name, for every run and stack: (S, ...)."""
-        found = _stacked(function(*of_run, *given) for of_run in zip(*models.values(), strict=True))
+        """Call function(*models of a training run, *given), numbers by name, for every run and stack: (S, ...).
+
+        models: a model's training runs, or several models' by label.
+        """
+        several = models.values() if isinstance(models, Mapping) else [models]
+        found = _stacked(function(*of_run, *given) for of_run in zip(*several, strict=True))
         return {name: runs.astype(np.float64) for name, runs in found.items()}
+
+    def of_runs(
+        self,
+        function: Callable[..., dict[str, Tensor]],
+        models: Mapping[str, Sequence[Any]] | Sequence[Any],
+        *given: Any,
+        **about: Any,
+    ) -> dict[str, np.ndarray]:
+        """As `measure_all`, but each training run's numbers are kept, see `once`, which has `about`."""
+        return self.measure_all(partial(self.once, function, **about), models, *given)
 
     def once(self, function: Callable[..., dict[str, Tensor]], *given: Any, **about: Any) -> dict[str, Tensor]:
         """Call function(*given), tensors by name; what a paper run found before is read and not done again.

@@ -29,7 +29,7 @@ from vaenb.checks import (
     check_model_and_images,
     ordinary,
 )
-from vaenb.contract import LatentModel
+from vaenb.contract import LatentModel, log_joint
 from vaenb.distributions import rand_like, randn_like
 from vaenb.metrics.blocks import joined
 from vaenb.sampling import hmc
@@ -146,10 +146,10 @@ class _Attacker:
         return start + (state.z - start).detach() if method == "bpda" else state.z
 
     def _density(self, x: Tensor, exact: bool) -> Callable:
-        def log_joint(z: Tensor, rows: Tensor) -> Tensor:
-            return self.model.log_prior(z) + self.model.log_likelihood(x[rows], z)
+        def density(z: Tensor, rows: Tensor) -> Tensor:
+            return log_joint(self.model, x[rows], z)
 
-        return hmc.value_and_gradient(log_joint, torch.arange(len(x), device=x.device), len(x), create_graph=exact)
+        return hmc.value_and_gradient(density, torch.arange(len(x), device=x.device), len(x), create_graph=exact)
 
     def _move(
         self, x: Tensor, state: hmc.State, noise: tuple[Tensor, Tensor], chains: Tensor, exact: bool
@@ -245,9 +245,7 @@ def posterior_tilt(
 
 def _tilt(model: LatentModel, x: Tensor, z: Tensor, eps: Tensor, target: Tensor) -> TiltAttack:
     def log_ratio(x: Tensor, index: Tensor) -> Tensor:
-        own = model.log_prior(z) + model.log_likelihood(x, z)
-        other = model.log_prior(target) + model.log_likelihood(x, target)
-        return own - other
+        return log_joint(model, x, z) - log_joint(model, x, target)
 
     each = torch.arange(len(x), device=x.device)
     before, slope = loss_and_gradient(log_ratio, x, each)

@@ -54,10 +54,11 @@ def questions(findings: Sequence[Finding], *, root: str = "") -> str:
 
 def unsettled(findings: Sequence[Finding], *, root: str = "") -> str:
     """Lay out what was measured and has no answer: which gate failed, or what would settle it, as a Markdown table."""
-    lines = [["claim or question", "measured, not judged [95 %]", "why"]]
+    lines = [["claim or question", "measured, not judged [95 %]", "to be", "why"]]
     for finding in findings:
         if finding.verdict in (rule.INCONCLUSIVE, rule.NOT_TESTABLE):
-            lines.append([_statement(finding, root), str(finding.pooled or "–"), finding.why])
+            about = _statement(finding, root), str(finding.pooled or "–"), finding.claim.bounded
+            lines.append([*about, finding.why])
     return _table(lines)
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from vaenb.checks import check_batch, check_gradients, check_model_and_images, ordinary
-from vaenb.contract import LatentModel
+from vaenb.contract import LatentModel, log_joint
 from vaenb.training import History, Recipe, fit
 
 _GENTLE: Recipe = {"epochs": 20, "batch_size": 64, "lr": 5e-4, "schedule": "constant"}  # the encoder is a trained one
@@ -90,11 +90,11 @@ class _ForwardKL(nn.Module):
 def _take_out_decoder(model: Any, x: Tensor, z: Tensor) -> list[nn.Parameter]:
     """Exclude the parameters of p(x|z)p(z) from training, and return them: a posterior may share them."""
     with torch.enable_grad():
-        log_joint = (model.log_prior(z) + model.log_likelihood(x, z)).sum()
-    if not log_joint.requires_grad:
+        total = log_joint(model, x, z).sum()
+    if not total.requires_grad:
         return []
     trained = [p for p in model.parameters() if p.requires_grad]
-    gradients = torch.autograd.grad(log_joint, trained, allow_unused=True)
+    gradients = torch.autograd.grad(total, trained, allow_unused=True)
     of_decoder = [p for p, gradient in zip(trained, gradients, strict=True) if gradient is not None]
     for parameter in of_decoder:
         parameter.requires_grad_(False)

@@ -8,12 +8,13 @@ by the triangle inequality and Pinsker's. For the last term, which
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from vaenb.checks import check_batch, check_images, check_latents, check_model_and_images, check_shape, first_of
-from vaenb.contract import LatentModel
+from vaenb.contract import LatentModel, log_joint
 from vaenb.metrics.blocks import in_blocks
 from vaenb.precision import check_precision, no_autocast
 
@@ -30,12 +31,9 @@ def posterior_ratio(model: LatentModel, x: Tensor, z: Tensor, z_adv: Tensor) -> 
     check_precision("x, z and z_adv", x, z, z_adv)
     check_shape(z, "z", (len(x), z.shape[1]), "one code for each image")
     check_shape(z_adv, "z_adv", z.shape, "as z")
-
-    def log_joint(part: Tensor, codes: Tensor) -> Tensor:
-        return model.log_prior(codes) + model.log_likelihood(part, codes)
-
+    joint = partial(log_joint, model)
     with torch.no_grad():
-        return in_blocks(log_joint, x, z) - in_blocks(log_joint, x, z_adv)
+        return in_blocks(joint, x, z) - in_blocks(joint, x, z_adv)
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,13 +4,14 @@ likelihood_regret   max_q ELBO(x; q) − ELBO(x; q(z|x)), q diagonal Gaussian   
 hmc_regret          E_p(z|x)[log p(x, z)] − E_q(z|x)[log p(x, z)]             ours
 """
 
+from functools import partial
 from typing import Unpack
 
 import torch
 from torch import Tensor
 
 from vaenb.checks import check_model_and_images, check_number, first_of, ordinary
-from vaenb.contract import LatentModel, NotDefined
+from vaenb.contract import LatentModel, NotDefined, log_joint
 from vaenb.distributions import DiagonalGaussian, randn_like
 from vaenb.metrics.blocks import BLOCK, in_blocks
 from vaenb.metrics.likelihood import check_slope, log_weight
@@ -76,9 +77,7 @@ def hmc_regret(model: LatentModel, x: Tensor, *, samples: int = 16, **schedule: 
     check_precision("x", x)
     x = ordinary(x)
     chains = sample_posterior(model, x, **schedule)
-
-    def joint(part: Tensor, z: Tensor) -> Tensor:
-        return model.log_prior(z) + model.log_likelihood(part, z)
+    joint = partial(log_joint, model)
 
     def before(part: Tensor) -> Tensor:
         q, chunk = model.posterior(part), schedule.get("chunk", BLOCK)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from vaenb.checks import check_choice, check_whole
-from vaenb.contract import Posterior
+from vaenb.contract import Posterior, log_joint
 from vaenb.distributions import DiagonalGaussian, rand_like, randn_like, standard_normal
 from vaenb.models.autoencoder import VAE, Parts, resting, vae
 from vaenb.models.likelihoods import dequantize
@@ -77,8 +77,8 @@ class ForwardKLVAE(VAE):
         with torch.no_grad(), resting(self.decoder):
             copies = x.repeat(K, 1, 1, 1)
             parts = zip(copies.split(_CHUNK), z.split(_CHUNK), strict=True)
-            log_joint = torch.cat([self._log_joint(images, codes) for images, codes in parts]).view(K, -1)
-            weights = (log_joint - log_q).softmax(0)  # (K, N)
+            log_p = torch.cat([log_joint(self, images, codes) for images, codes in parts]).view(K, -1)
+            weights = (log_p - log_q).softmax(0)  # (K, N)
         forward_kl = -(weights * log_q).sum(0).mean()
         ess = (1 / (weights**2).sum(0)).mean()
         return posterior, forward_kl, {"ess": ess}
@@ -88,7 +88,7 @@ class ForwardKLVAE(VAE):
         z = posterior.rsample(generator=generator).detach()
         scale = posterior.stddev.detach()
         index = torch.arange(len(x), device=x.device)
-        density = value_and_gradient(lambda z, i: self._log_joint(x[i], z), index, _CHUNK)
+        density = value_and_gradient(lambda z, i: log_joint(self, x[i], z), index, _CHUNK)
         rates = []
         with resting(self.decoder):
             state = start(density, z)
@@ -103,9 +103,6 @@ class ForwardKLVAE(VAE):
             self.step_size *= (0.5 * (rate - _ACCEPT)).exp()
         forward_kl = -posterior.log_prob(state.z).mean()
         return posterior, forward_kl, {"accept_rate": rate}
-
-    def _log_joint(self, x: Tensor, z: Tensor) -> Tensor:
-        return self.log_prior(z) + self.log_likelihood(x, z)
 
 
 def forward_kl_vae(*, targets: str = "wake", samples: int = 16, **config) -> ForwardKLVAE:

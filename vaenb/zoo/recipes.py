@@ -208,7 +208,7 @@ _DOCUMENT_004 = _all_004("fashion_mnist") | _all_004("cifar10") | _all_004("mnis
 _SHELF_004 = ("fashion_mnist/ood-gaussian", "fashion_mnist/ood-bernoulli", "fashion_mnist/ood-nf16")
 
 
-_FIRSTS_002B = (0.2, 0.1, 0.05, 0.025, 0.001)  # β₁
+_FIRSTS_002B = {16: (0.2, 0.1, 0.05, 0.025, 0.001), 28: (0.2, 0.1, 0.025)}  # β₁, by pixels a side
 _PASSES_002B = {"ddgm": 5, "denoiser": 2, "vae": 5}
 
 
@@ -227,7 +227,7 @@ def _all_002b(data: str, size: int = 16) -> dict[str, Entry]:
     mark = f"{data}/{{}}{size}" if size != 16 else f"{data}/{{}}"
     steps = {"steps": 200, "schedule": "linear", "start": 1e-3}
     found = {mark.format("ddgm"): _document_002b(data, "ddgm", size, "denoising", **steps)}
-    for beta_1 in _FIRSTS_002B:
+    for beta_1 in _FIRSTS_002B[size]:
         name = mark.format("dae") + f"-{beta_1:g}"
         found[name] = _document_002b(data, "denoiser", size, "denoising", beta_1=beta_1)
     digits = {"image_shape": (1, size, size), "classes": 10}
