@@ -236,3 +236,22 @@ def test_a_tilt_has_a_radius_for_each_image(model, x):
     assert torch.equal(each.adversarial[0], x[0])
     alone = adaptive.posterior_tilt(model, x, z, candidates, eps=0.2)
     torch.testing.assert_close(each.margin[2], alone.margin[2])
+
+
+@pytest.mark.parametrize("method", ["unrolled", "bpda"])
+def test_the_attackers_chains_are_the_defences_in_the_callers_autocast_too(model, x, method):
+    small = vae(image_shape=(1, 8, 8), latent_dim=2, net="mlp").eval()
+    images = x.float()
+    chains = repair(small, images, warmup=20, num_samples=5, generator=seeded())
+    loss_fn = expectation(small, images, chains, method)
+    plain = loss_fn(images, torch.arange(3))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(loss_fn(images, torch.arange(3)), plain)
+
+
+def test_bpda_needs_no_likelihood_with_a_gradient_in_the_image():
+    torch.manual_seed(0)
+    counted = vae(image_shape=(1, 8, 8), latent_dim=2, net="mlp", likelihood="categorical").eval()
+    images = torch.rand(3, 1, 8, 8, generator=seeded())
+    chains = repair(counted, images, warmup=20, num_samples=5, generator=seeded())
+    assert gradient(expectation(counted, images, chains, "bpda"), images).any()

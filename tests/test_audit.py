@@ -434,6 +434,12 @@ class Forgetful(DiagonalGaussian):
         (Wrong(decode=lambda z: good.decode(z)[..., :4]), ValueError, r"decode: images \(3, 1, 8, 8\), as x, expected"),
         (Wrong(decode=lambda z: {"sample": good.decode(z)}), TypeError, r"decode: .*got dict.*\.sample \(diffusers\)"),
         (Wrong(decode=lambda z: good.decode(z).detach()), ValueError, r"decode\(z\): attacks need its gradient"),
+        (Wrong(decode=lambda z: good.decode(z.detach())), ValueError, r"decode\(z\): attacks need its gradient"),
+        (
+            Wrong(posterior=lambda x: good.posterior(x.detach())),
+            ValueError,
+            r"posterior\(x\).mean: attacks need its gradient",
+        ),
         (Wrong(decode=lambda z: good.decode(z - z.mean(0)).clamp(0, 1)), ValueError, "alone and in a batch"),
         (Wrong(log_prior=lambda z: -z.square()), ValueError, r"log_prior: nats.*\(3, 3\); use .flatten\(1\).sum\(1\)"),
         (

@@ -185,6 +185,8 @@ def test_ctrl_c_leaves_a_page(folder, monkeypatch, capsys):
 def test_all_images_of_a_file_are_taken_and_shuffled(folder):
     every = data.whole("images.npz")
     assert len(every) == 20 and every.split == "test"
+    (folder / "sprites").mkdir()  # a known name stays one
+    assert loading.images("sprites", limit=5).name == "sprites"
     shuffled = loading.images("images.npz")
     assert len(shuffled) == 20 and not torch.equal(shuffled.images, every.images)
     assert shuffled.images.sum() == every.images.sum()

@@ -1,5 +1,6 @@
 """Image sets: embedded, downloaded (from a local server), derived, and the user's own."""
 
+import errno
 import gc
 import gzip
 import hashlib
@@ -265,7 +266,7 @@ def test_a_bad_download_is_told_and_trips_up_no_second_attempt(folder, server, d
     good = server.files[name]
     bad = {"broken": good[:-9] + b"123456789", "truncated": good[:500], "absent": b""}[damage]
     server.files = {**server.files, name: bad}
-    with pytest.raises(DatasetUnavailable, match="mnist_train.npz is not there, and torchvision gave .*At hand: mn"):
+    with pytest.raises(DatasetUnavailable, match="mnist_train.npz is not there .torchvision gave .*At hand: mn"):
         load("mnist")
     assert not list(folder.glob("*.npz")) and not list(folder.rglob("*.gz"))
     server.files = {**server.files, name: good}
@@ -465,3 +466,18 @@ def test_images_that_are_not_8_bit_are_refused_and_transparent_ones_lie_on_black
     for name in "ab":
         Image.new("RGBA", (8, 8), (255, 0, 0, 51)).save(folder / f"{name}.png")
     assert load(folder).images.unique().tolist() == [0, 51]
+
+
+def test_half_a_set_is_said_to_be_half(folder):
+    np.savez(folder / "mine_train.npz", images=some_bytes(7, 28, 28))
+    with pytest.raises(DatasetUnavailable, match="'mine': mine_train.npz is in .*, mine_test.npz is not"):
+        load("mine", split="test")
+
+
+def test_a_full_disk_is_no_fault_of_the_network(folder, server, monkeypatch):
+    def full(*args):
+        raise OSError(errno.ENOSPC, "No space left on device", str(folder))
+
+    monkeypatch.setattr("vaenb.data.public.write_npz", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        load("mnist")

@@ -256,7 +256,7 @@ def test_a_scale_free_curve_is_the_curve_at_the_multiples():
 @pytest.mark.parametrize(
     ("radii", "unit", "reach", "says"),
     [
-        (RADII, 0.5, 2.1, "measured are 0 to 2"),
+        (RADII, 0.5, 2.1, "reach: at most 2 units"),
         (RADII[1:], 0.5, 1.0, "radii from 0"),
         (RADII, 0.0, 1.0, "unit: a positive number"),
     ],

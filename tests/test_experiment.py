@@ -307,3 +307,8 @@ def test_figures_are_saved_with_their_table(experiment):
     fig = experiment.save(go.Figure(), "nothing", table=[{"eps": 1, "SSIM": 0.5}])
     assert isinstance(fig, go.Figure)
     assert (experiment.folder / "nothing.csv").read_text() == "eps,SSIM\n1,0.5\n"
+
+
+def test_half_precision_is_measured_too(experiment):
+    found = experiment.measure_all(lambda a: {"twice": 2 * a}, [ONE.bfloat16()])
+    assert np.array_equal(found["twice"], [[2, 2]])

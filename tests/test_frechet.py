@@ -110,7 +110,7 @@ def test_fid_is_the_distance_of_a_networks_features_chunk_by_chunk():
         ("resnet", TypeError, "callable expected, got 'resnet'"),
         (lambda x: x, ValueError, r"has to map 4 images to \(4, F\), got \(4, 1, 8, 8\); flatten"),
         (lambda x: x.flatten(1)[:2], ValueError, r"has to map 4 images to \(4, F\), got \(2, 64\)"),
-        (lambda x: x.flatten(1) / 0, ValueError, "a: NaN or infinite"),
+        (lambda x: x.flatten(1) / 0, ValueError, "real: NaN or infinite"),
         (cnn_classifier(image_shape=(1, 8, 8), classes=3).features, ValueError, "training mode"),
     ],
 )
@@ -123,5 +123,5 @@ def test_images_are_checked_and_named():
     fid = FID(lambda x: x.flatten(1))
     with pytest.raises(ValueError, match="^fake: .*divide by 255"):
         fid(images(), images() * 255)
-    with pytest.raises(ValueError, match="a: at least 2 rows"):
+    with pytest.raises(ValueError, match="real: at least 2 rows"):
         fid(images(1), images())

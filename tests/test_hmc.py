@@ -458,7 +458,7 @@ weights = torch.ones(2, requires_grad=True)
         ({"target_accept": 1.5}, ValueError, "target_accept: a rate between 0 and 1 expected, got 1.5"),
         ({"jitter": 1.0}, ValueError, "jitter: a share of the step size"),
         ({"step_size": 0.0}, ValueError, r"step_size: positive, a number or \(3,\), expected"),
-        ({"step_size": -0.1}, ValueError, "step_size: positive, .* from -0.1"),
+        ({"step_size": -0.1}, ValueError, "step_size: positive, .* got -0.1"),
         ({"step_size": torch.ones(2)}, ValueError, r"step_size: .* got shape \(2,\)"),
         ({"step_size": torch.tensor([0.1, torch.inf, 0.1])}, ValueError, "step_size: positive"),
         ({"scale": torch.ones(3)}, ValueError, r"scale: positive, a number or \(2,\) or \(3, 2\), expected, got shape"),

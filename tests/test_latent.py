@@ -193,3 +193,12 @@ def test_one_image_for_many_latents_is_refused(attack):
 
     with pytest.raises(ValueError, match="decode: an image for each of 3 latents expected, got 1"):
         attack(One(), torch.zeros(3, 3), eps=1.0)
+
+
+def test_a_decoder_without_a_jacobian_is_named():
+    class Broken(LinearGaussian):
+        def decode(self, z):
+            return super().decode(z) + (0 * z.sum()).sqrt()  # adds 0, whose gradient is NaN
+
+    with pytest.raises(ValueError, match=r"function: NaN or infinite Jacobian for row\(s\) \[0, 1\] of 2"):
+        latent.top_singular(Broken().decode, torch.randn(2, 3, generator=seeded()), generator=seeded())

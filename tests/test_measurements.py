@@ -11,6 +11,7 @@ from vaenb import spent
 from vaenb.checkpoints import code_name
 from vaenb.measurements import kept
 from vaenb.metrics.images import mse, ssim
+from vaenb.models import denoiser, vae
 
 
 @pytest.fixture(autouse=True)
@@ -40,6 +41,7 @@ OTHERS = {
     "metric of the same name": {"metrics": {"a": ssim}},
     "metric's net": {"metrics": {"a": seeded_net()}},
     "seed": {"seed": 101},
+    "setting": {"model": nn.BatchNorm1d(2, eps=1e-3)},
 }
 
 
@@ -146,3 +148,20 @@ def test_what_can_not_be_kept_is_still_given(store, monkeypatch):
     monkeypatch.setenv("VAENB_CACHE", str(store / "file"))
     with pytest.warns(UserWarning, match="could not be kept"):
         assert kept(counting([]), **BASE)["SSIM"].tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("build", "one", "other"),
+    [
+        (vae, {"likelihood": "bernoulli"}, {"likelihood": "gaussian"}),
+        (denoiser, {"beta_1": 0.05}, {"beta_1": 0.2}),  # of a buffer that is not stored
+    ],
+)
+def test_networks_of_the_same_weights_that_compute_other_things_are_told_apart(build, one, other):
+    image = {"image_shape": (1, 8, 8)} | ({"latent_dim": 2, "net": "mlp"} if build is vae else {"channels": 8})
+    first, second = build(**image, **one), build(**image, **other)
+    second.load_state_dict(first.state_dict())
+    calls = []
+    for model in (first, second, first):
+        kept(counting(calls), model=model)
+    assert len(calls) == 2

@@ -451,3 +451,13 @@ def test_numpys_numbers_build_the_same_nets(net):
         assert model.decode(torch.zeros(3, 2)).shape == (3, 1, 16, 16)
         weights.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
     assert torch.equal(*weights)
+
+
+@pytest.mark.parametrize("apart", [1e-4, 1e-2, 1.0])
+def test_the_kl_of_near_posteriors_does_not_cancel(apart):
+    generator = seeded()
+    mean, logvar = torch.randn(2, 200, 10, generator=generator)
+    other = DiagonalGaussian(mean + apart * torch.randn(200, 10, generator=generator), logvar + apart)
+    near = DiagonalGaussian(mean, logvar)
+    wide = [DiagonalGaussian(q.mean.double(), q.logvar.double()) for q in (near, other)]
+    torch.testing.assert_close(near.kl(other).double(), wide[0].kl(wide[1]), rtol=5e-3, atol=0)

@@ -238,6 +238,7 @@ def test_a_saturated_encoder_is_said_and_an_image_that_is_its_target_is_not_stuc
         ({"penalties": torch.tensor(1.0)}, r"penalties: .* \(N,\), expected"),
         ({"penalties": [0.0, 1.0]}, r"penalties: a torch tensor \(N,\) expected, got list"),
         ({"divergence": "classifier"}, "classifier"),
+        ({"target": None}, "target: black, white, noise, inverted or images expected, got None"),
         ({"model": small_net().train()}, "training mode"),
     ],
 )
@@ -251,3 +252,8 @@ def test_bad_arguments_are_refused(wrong, says):
 def test_bad_lengths_are_refused(distance):
     with pytest.raises(ValueError, match=r"distance: lengths ≥ 0 of shape \(2,\) or \(K, 2\) expected"):
         interpolation(rand(2), torch.zeros(1, 4, 4), distance)
+
+
+def test_noise_is_no_target_of_the_control():
+    with pytest.raises(ValueError, match="target: the attack's noise as images expected, got 'noise'"):
+        interpolation(rand(2), "noise", torch.ones(2))

@@ -284,5 +284,35 @@ def test_an_input_without_a_gradient_is_named_and_never_counts_as_robust(norm):
     def loss(x, index):  # input 1's is finite, and its gradient 0·inf
         return x.sum(1) + ((index != 1) + 0 * x.sum(1)).sqrt()
 
-    with pytest.raises(ValueError, match=r"loss_fn: NaN gradient for input\(s\) \[1\] of 3"):
+    with pytest.raises(ValueError, match=r"loss_fn: NaN or infinite gradient for input\(s\) \[1\] of 3"):
         pgd(loss, torch.ones(3, 2), eps=0.1, norm=norm)
+
+
+def test_an_infinite_slope_has_a_sign_and_no_direction():
+    def loss(x, index):
+        return x.sqrt().sum(1)
+
+    at = {"x": torch.tensor([[0.0, 1.0]]), "eps": 0.1, "random_start": False}
+    with pytest.raises(ValueError, match=r"loss_fn: NaN or infinite gradient for input\(s\) \[0\] of 1"):
+        pgd(loss, **at, norm="l2")
+    torch.testing.assert_close(pgd(loss, **at, norm="linf").adversarial, torch.tensor([[0.1, 1.1]]))
+
+
+def test_a_steep_step_ends_on_the_sphere_and_not_at_its_centre():
+    start = torch.zeros(2, 2)
+    result = pgd(
+        lambda x, index: 1e25 * x[:, 0] + x[:, 1], start, eps=2.0, alpha=1.0, direction="gradient", random_start=False
+    )
+    torch.testing.assert_close(result.adversarial, torch.tensor([[2.0, 0.0]]).expand(2, 2))
+
+
+def test_half_precision_leaves_no_ball():
+    with pytest.raises(TypeError, match="x: float32 or float64 expected, got torch.bfloat16"):
+        pgd(lambda x, index: x.sum(1), torch.ones(2, 3).bfloat16(), eps=0.001)
+
+
+def test_the_radius_that_is_wrong_is_shown_and_its_history_is_left():
+    with pytest.raises(ValueError, match="eps: finite and ≥ 0 expected, got inf"):
+        pgd(linear, torch.zeros(2, 3), eps=torch.tensor([0.1, torch.inf]))
+    eps = torch.tensor(0.5, requires_grad=True)
+    assert not random_direction(linear, torch.zeros(2, 3), eps=eps).adversarial.requires_grad

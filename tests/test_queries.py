@@ -110,7 +110,9 @@ def test_directions_are_orthonormal_in_blocks():
 def test_one_dimension_is_enough():
     torch.manual_seed(0)
     model = vae(image_shape=(1, 8, 8), latent_dim=1, net="mlp").eval()
-    result = query_attack(model, torch.zeros(2, 1), eps=1.0, queries=60, generator=seeded())
+    result = query_attack(
+        model, torch.zeros(2, 1), eps=1.0, queries=300, restarts=10, generator=seeded()
+    )  # two ends, each a local maximum
     grid = torch.linspace(-1, 1, 201)[:, None]
     worst = latent.mean_squared_error(model.decode(grid), model.decode(torch.zeros(1, 1))).max().detach()
     torch.testing.assert_close(result.loss, worst.expand(2), rtol=0.01, atol=0)
@@ -134,3 +136,10 @@ def test_bad_arguments_are_refused(wrong, says):
 def test_half_precision_is_refused_in_words(dtype):
     with pytest.raises(TypeError, match="z: float32 or float64 expected"):
         query_attack(LinearGaussian(), torch.zeros(2, 3, dtype=dtype), eps=1.0)
+
+
+def test_directions_are_uniform():
+    first = torch.cat([queries._directions(torch.zeros(1, 3), 3, seeded(s)) for s in range(400)])
+    # 1,200 draws of three coordinates with mean 0 and variance 1/3: five standard errors
+    assert first.mean(0).abs().max() < 5 * (1 / 3 / 1200) ** 0.5
+    assert ((first > 0).float().mean(0) - 0.5).abs().max() < 5 * 0.5 / 1200**0.5

@@ -522,3 +522,17 @@ def test_a_kernel_has_the_allocators_settings_unless_the_user_has_others(monkeyp
     monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.check=0")
     said = kernel.allocator()
     assert int(said["MALLOC_TRIM_THRESHOLD_"]) > 2**30 and said["GLIBC_TUNABLES"] == "glibc.malloc.check=0"
+
+
+def test_another_notebooks_results_are_not_deleted(notebook, tmp_path):
+    folder = runs.run(notebook, folder=tmp_path / "out")
+    other = tiny.write(tmp_path / "other.ipynb")
+    with pytest.raises(ValueError, match=f"holds a run of {notebook.stem}; give another one"):
+        runs.run(other, folder=folder)
+    assert (folder / notebook.name).is_file()
+
+
+@pytest.mark.skipif(not Path("/sys/kernel").is_dir(), reason="a folder that even its owner can't write to")
+def test_a_folder_that_takes_no_file_is_told_at_once():
+    with pytest.raises(OSError, match="/sys/kernel can't take results"):
+        files.make_folder(Path("/sys/kernel"))

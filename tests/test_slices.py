@@ -32,3 +32,9 @@ def test_points_that_span_no_plane_are_refused():
     line = torch.tensor([[0.0, 0, 0], [1, 1, 1], [2, 2, 2]])
     with pytest.raises(ValueError, match="points: they lie on one line"):
         slice_through(lambda z: z.sum(1), line)
+
+
+@pytest.mark.parametrize("points", [torch.zeros(4, 3), torch.zeros(2, 3), torch.zeros(3, 1)])
+def test_other_than_three_points_of_a_space_are_refused(points):
+    with pytest.raises(ValueError, match=r"points: .* three points of two dimensions or more, expected"):
+        slice_through(lambda z: z.sum(1), points)

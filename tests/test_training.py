@@ -1,5 +1,6 @@
 """`fit` and the checkpoint store: reproducible, interruptible, and not to be fooled by a damaged file."""
 
+import errno
 import functools
 import hashlib
 import importlib
@@ -16,9 +17,10 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 
 from tests.oracles import seeded
-from vaenb import checkpoints
+from vaenb import checkpoints, tensorfile
 from vaenb.checkpoints import (
     Converged,
     DamagedCheckpoint,
@@ -31,7 +33,7 @@ from vaenb.checkpoints import (
 from vaenb.data import load
 from vaenb.models import denoiser, vae
 from vaenb.models.forward_kl import forward_kl_vae
-from vaenb.training import DEFAULTS, History, TrainingInterrupted, fit
+from vaenb.training import DEFAULTS, History, TrainingInterrupted, fit, fitting
 from vaenb.training.recipe import check_precision, divided
 
 CONFIG = {"image_shape": (1, 8, 8), "latent_dim": 2, "net": "mlp"}
@@ -700,7 +702,7 @@ def test_the_description_holds_the_whole_recipe(digits, store):
     (path,) = store.glob("*.safetensors")
     with safe_open(path, framework="pt") as file:
         description = json.loads(file.metadata()["description"])
-    said = {"format": 2, "build": "vaenb.models.autoencoder.vae", "data": digits.digest, "epochs": 2}
+    said = {"format": 3, "build": "vaenb.models.autoencoder.vae", "data": digits.digest, "epochs": 2}
     assert description == {**said, **DEFAULTS, "config": description["config"]}
     assert description["config"] == {**description["config"], **CONFIG, "image_shape": [1, 8, 8]}
     key = hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:16]
@@ -725,3 +727,32 @@ def test_numpys_numbers_are_numbers(digits):
         fit(model, digits, epochs=kind(2), batch_size=kind(200), progress=False)
         weights.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
     assert torch.equal(weights[0], weights[1]) and torch.equal(weights[0], weights[2])
+
+
+def test_a_finished_training_is_kept_until_its_weights_are_stored(digits, store, monkeypatch):
+    def full_disk(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("vaenb.training.fitting.SAVE_EVERY", 0)
+    with monkeypatch.context() as no_room, pytest.warns(UserWarning, match="could not be stored"):
+        no_room.setattr("vaenb.checkpoints.save_weights", full_disk)
+        whole, history = quick(digits)
+    (state,) = store.glob("*.state")
+    steps = []
+    step = fitting.Steps.step
+    monkeypatch.setattr(fitting.Steps, "step", lambda run: steps.append(1) or step(run))
+    again, history_again = quick(digits)
+    assert not steps and same(whole, again) and history == history_again
+    assert history_again.seconds >= history.seconds and not state.exists()
+
+
+def test_a_file_of_others_is_called_so_and_changes_no_model(digits, tmp_path):
+    model = vae(**CONFIG)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    save_file(model.state_dict(), tmp_path / "theirs.safetensors")
+    with pytest.raises(DamagedCheckpoint, match="theirs.safetensors has no checksum, so it was not written by vaenb"):
+        load_weights(model, tmp_path / "theirs.safetensors")
+    tensorfile.write(tmp_path / "bare.safetensors", {k: v + 1 for k, v in before.items()}, {})
+    with pytest.raises(DamagedCheckpoint, match="was not written by `save_weights`"):
+        load_weights(model, tmp_path / "bare.safetensors")
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

@@ -222,22 +222,32 @@ def _zoo(options: argparse.Namespace) -> int:
 def _zoo_audit(options: argparse.Namespace) -> int:
     from vaenb import files
     from vaenb.audit import reference
+    from vaenb.audit.report import AuditFailed
+    from vaenb.tensorfile import DamagedCheckpoint
     from vaenb.zoo import building
 
+    status = 0
     for name in options.names or reference.missing():
-        reference.make(name)
+        try:
+            reference.make(name)
+        except (AuditFailed, DamagedCheckpoint) as reason:
+            print(f"failed {name}: {reason}", file=sys.stderr)
+            status = 1
+            continue
         print(f"audited {name}", flush=True)
         files.write(files.project_folder() / "docs" / "zoo.md", building.page())
-    return 0
+    return status
 
 
 def _audit(options: argparse.Namespace) -> int:
+    from vaenb import files
     from vaenb.audit import command, page
     from vaenb.data import DatasetUnavailable
 
-    if options.folder.exists() and not options.folder.is_dir():
-        raise ValueError(f"-o: a folder expected, {options.folder} is a file")
-    options.folder.mkdir(parents=True, exist_ok=True)  # before hours of work that could not be written
+    folder = files.expanded(options.folder)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"-o: a folder expected, {folder} is a file")
+    files.make_folder(folder)  # before hours of work that could not be written
     try:
         report, title = command.audited(options)
     except (DatasetUnavailable, ModuleNotFoundError) as reason:
@@ -250,7 +260,7 @@ def _audit(options: argparse.Namespace) -> int:
         print(f"vaenb: can't audit {options.model}: {type(reason).__name__}: {reason}", file=sys.stderr)
         return 2
     print(page.summary(report), flush=True)
-    print(f"\npage  {page.write(report, options.folder, title=title)}")
+    print(f"\npage  {page.write(report, folder, title=title)}")
     if report.stopped:
         return 130 if report.stopped == "by Ctrl-C" else 2
     return 0
@@ -297,7 +307,8 @@ def _shielded(arguments: list[str]) -> list[str]:
     shielded = []
     since = None  # how many arguments stand between the last -p and here
     for text in arguments:
-        if _OPTION.fullmatch(text) if since == 1 else _OPTION.match(text):
+        is_option = _OPTION.fullmatch if since == 1 else _OPTION.match  # a value such as -p-1 is none
+        if is_option(text):
             since = 0 if text == "-p" or text.startswith("--pa") else None
         elif since is not None:
             since += 1

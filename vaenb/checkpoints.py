@@ -13,9 +13,8 @@ import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from time import perf_counter
 from typing import Unpack
 
 import torch
@@ -30,7 +29,7 @@ from vaenb.training import History, Recipe, TrainingInterrupted, complete, fit, 
 
 # Raise when `fit` gives other weights for the same description, as it does, too, when a default of `vae` changes that
 # a builder passes on as **config: older checkpoints are then not found any more.
-_FORMAT = 2
+_FORMAT = 3
 
 LARGEST_GAIN = 0.003  # nats a pixel, of a recipe that has converged
 
@@ -56,7 +55,9 @@ def trained(
     """
     full = complete(recipe)
     with torch.random.fork_rng(devices=[data.device] if data.device.type == "cuda" else []):
-        torch.manual_seed(int(full["seed"]))
+        torch.default_generator.manual_seed(int(full["seed"]))
+        if data.device.type == "cuda":
+            torch.cuda.manual_seed(int(full["seed"]))
         model = build(**config).to(data.device)
         description = _describe(build, config, data, full)
         key = hashlib.sha256(description.encode()).hexdigest()[:16]
@@ -65,12 +66,10 @@ def trained(
             history = _stored(model, path, description)
             if history is None:
                 state = path.with_suffix(".state")
-                begun = perf_counter()
                 history = fit(model, data, state=state, progress=progress, **full)
-                history = replace(history, seconds=round(perf_counter() - begun, 1))
                 if history.interrupted:
                     raise TrainingInterrupted(model, history, kept=state.exists())
-                _store_finished(model, path, description, history)
+                _store_finished(model, path, state, description, history)
     return model, history
 
 
@@ -87,9 +86,10 @@ def _stored(model: nn.Module, path: Path, description: str) -> History | None:
         return None
 
 
-def _store_finished(model: nn.Module, path: Path, description: str, history: History) -> None:
+def _store_finished(model: nn.Module, path: Path, state: Path, description: str, history: History) -> None:
     try:
         save_weights(model, path, description=description, history=history)
+        state.unlink(missing_ok=True)  # not before: a full disk or a kill would cost the whole training
     except OSError as reason:
         warnings.warn(f"the trained model could not be stored in {path.parent} ({reason})", stacklevel=3)
 
@@ -113,10 +113,14 @@ def load_weights(model: nn.Module, path: Path | str, *, description: str | None 
     if description is not None and notes.get("description") != description:
         raise DamagedCheckpoint(f"{path} holds another model: {notes.get('description')}")
     tensorfile.check_names_and_shapes(path, tensors, model.state_dict(), type(model).__name__)
+    if not {"history", "precision"} <= set(notes):
+        raise DamagedCheckpoint(f"{path} was not written by `save_weights`: it says nothing of the training")
+    history = History(
+        json.loads(notes["history"]), precision=notes["precision"], seconds=float(notes.get("seconds", 0))
+    )
     model.load_state_dict(tensors)
     model.to(memory_format=torch.channels_last).eval()
-    seconds = float(notes.get("seconds", 0))
-    return History(json.loads(notes["history"]), precision=notes["precision"], seconds=seconds)
+    return history
 
 
 @dataclass(frozen=True)

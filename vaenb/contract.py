@@ -103,8 +103,8 @@ def check_contract(model, x: Tensor) -> None:
     check_pixels(images)
     first = _called("posterior", model.posterior, x[:1])
     _check_independence(_called("decode", model.decode, first.mean), images[:1])
-    for name, value in (("decode(z)", images), ("posterior(x).mean", q.mean)):
-        if not value.requires_grad:
+    for name, value, given in (("decode(z)", images, z), ("posterior(x).mean", q.mean, x)):
+        if not _reaches(value, given):
             raise ValueError(f"{name}: attacks need its gradient; take torch.no_grad(), .detach() or .data out of it")
     for name, method, alone, arguments in (
         ("log_prior", model.log_prior, model.log_prior, [z]),
@@ -165,6 +165,14 @@ def _check_independence(alone: Tensor, together: Tensor) -> None:
         )
 
 
+def _reaches(value: Tensor, given: Tensor) -> bool:
+    """Whether a gradient of the value reaches what was given; one that reaches weights alone is no use."""
+    if not value.requires_grad:
+        return False
+    (gradient,) = torch.autograd.grad(value.sum(), given, allow_unused=True, retain_graph=True)
+    return gradient is not None
+
+
 def _check_density(value: Tensor, alone: Tensor, z: Tensor, name: str) -> None:
     if not torch.allclose(alone, value[:1], rtol=1e-4, atol=1e-3):
         raise ValueError(
@@ -173,10 +181,7 @@ def _check_density(value: Tensor, alone: Tensor, z: Tensor, name: str) -> None:
         )
     if value.detach().max() == value.detach().min():  # as a flat prior is
         return
-    gradient = None
-    if value.requires_grad:
-        (gradient,) = torch.autograd.grad(value.sum(), z, allow_unused=True, retain_graph=True)
-    if gradient is None:
+    if not _reaches(value, z):
         raise ValueError(
             f"{name}: chains and attacks need its gradient in z; take torch.no_grad(), .detach() or .data out of it"
         )

@@ -59,7 +59,7 @@ class DiagonalGaussian:
     def kl(self, other: "DiagonalGaussian") -> Tensor:
         shift = ((self.mean - other.mean) * (-0.5 * other.logvar).exp()) ** 2
         difference = self.logvar - other.logvar
-        return 0.5 * (difference.exp() + shift - 1 - difference).sum(1)
+        return 0.5 * (difference.expm1() - difference + shift).sum(1)  # in float32 exp() − 1 would cancel
 
     def __getitem__(self, index) -> "DiagonalGaussian":
         rows = as_rows(index)

@@ -392,5 +392,8 @@ def _stacked(runs: Iterable[dict[str, Tensor]]) -> dict[str, np.ndarray]:
     found: dict[str, list[np.ndarray]] = {}
     for arrays in runs:
         for name, values in arrays.items():
-            found.setdefault(name, []).append(values.detach().cpu().numpy())
+            values = values.detach().cpu()
+            if values.dtype == torch.bfloat16:  # numpy has none
+                values = values.float()
+            found.setdefault(name, []).append(values.numpy())
     return {name: np.stack(several) for name, several in found.items()}

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import platform
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -15,6 +16,17 @@ from pathlib import Path
 from typing import TypeVar
 
 T = TypeVar("T", bound="dict | list")
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder for results. Raises OSError with what to do where it can't be made or written to."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass  # it can be written to
+    except OSError as error:
+        why = f"folder: {folder} can't take results ({error.strerror}); give another one (-o), which is made"
+        raise type(error)(why) from error
 
 
 @contextmanager

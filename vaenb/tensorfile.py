@@ -46,6 +46,8 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """
     tensors, notes = _opened(path)
     digest = notes.pop("digest", None)
+    if digest is None:
+        raise DamagedCheckpoint(f"{path} has no checksum, so it was not written by vaenb")
     if digest != _digest(tensors, notes):
         raise DamagedCheckpoint(f"{path} is damaged: its content does not match the checksum written with it")
     return tensors, notes

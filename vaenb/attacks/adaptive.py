@@ -32,6 +32,7 @@ from vaenb.checks import (
 from vaenb.contract import LatentModel, log_joint
 from vaenb.distributions import rand_like, randn_like
 from vaenb.metrics.blocks import joined
+from vaenb.precision import no_autocast
 from vaenb.sampling import hmc
 
 METHODS = ("unrolled", "bpda", "spsa")
@@ -106,6 +107,7 @@ def loss(
     noise = randn_like(like[0], generator), randn_like(like, generator), rand_like(like[..., 0], generator)
     attacker = _Attacker(model, defence, leapfrog_steps, *noise)
 
+    @no_autocast  # as the defence's chains
     def expected(x_adv: Tensor, index: Tensor) -> Tensor:
         z = attacker.codes(x_adv, index, method)  # (draws·M, D)
         each = code_loss(z, index.repeat(draws))
@@ -136,7 +138,8 @@ class _Attacker:
         exact = method == "unrolled" and torch.is_grad_enabled()
         posterior = self.model.posterior(x_adv)
         start = torch.cat([posterior.rsample(noise=fixed) for fixed in self.start[:, index]])
-        seen, chains = x_adv.repeat(len(self.start), 1, 1, 1), index.repeat(len(self.start))
+        seen = x_adv if exact else x_adv.detach()  # some likelihoods have no gradient in x
+        seen, chains = seen.repeat(len(self.start), 1, 1, 1), index.repeat(len(self.start))
         with torch.set_grad_enabled(exact):
             z = start if exact else start.detach()
             state = hmc.State(z, *self._density(seen, exact)(z))

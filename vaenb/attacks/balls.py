@@ -7,6 +7,7 @@ from torch import Tensor
 
 from vaenb.checks import check_box, check_choice, check_rows, ordinary
 from vaenb.distributions import rand_like, randn_like
+from vaenb.precision import check_precision
 
 Box = tuple[float, float] | None
 
@@ -30,6 +31,9 @@ class Ball:
             offset = offset.clamp(-self.radius, self.radius)
         else:
             length = per_row(offset.flatten(1).norm(dim=1), offset)
+            if length.isinf().any():  # squares overflow: a step along a steep gradient
+                offset = torch.where(length.isinf(), self.radius * steepest(offset, "l2"), offset)
+                length = per_row(offset.flatten(1).norm(dim=1), offset)
             share = self.radius / length.clamp_min(torch.finfo(offset.dtype).tiny)
             offset = offset * share.clamp_max(1)
         return self.boxed(self.center + offset)
@@ -53,6 +57,7 @@ class Ball:
 def ball_around(x: Tensor, eps: float | Tensor, *, norm: str, clip: Box = None) -> Ball:
     """Build the balls of radius `eps` (a number or (N,)) around x (N, ...). Raises TypeError or ValueError."""
     check_rows(x)
+    check_precision("x", x)
     check_choice("norm", norm, ("l2", "linf"))
     check_box("clip", clip, x, of="x")
     return Ball(ordinary(x), row_lengths("eps", eps, x), norm, clip)
@@ -79,11 +84,12 @@ def row_lengths(name: str, value: float | Tensor, x: Tensor) -> Tensor:
     """Give each row of x a length ≥ 0, from a number or (N,): (N, 1, ...). Raises ValueError."""
     expected = f"{name}: a number or a tensor ({len(x)},) expected"
     try:
-        lengths = torch.as_tensor(value, dtype=x.dtype, device=x.device)
+        lengths = torch.as_tensor(value, dtype=x.dtype, device=x.device).detach()
     except (TypeError, ValueError, RuntimeError):
         raise ValueError(f"{expected}, got {value!r}") from None
     if lengths.shape not in ((), (len(x),)):
         raise ValueError(f"{expected}, got shape {tuple(lengths.shape)}")
-    if not (lengths.isfinite() & (lengths >= 0)).all():
-        raise ValueError(f"{name}: finite and ≥ 0 expected, got {lengths.min():.4g}")
+    fine = lengths.isfinite() & (lengths >= 0)
+    if not fine.all():
+        raise ValueError(f"{name}: finite and ≥ 0 expected, got {lengths[~fine].flatten()[0]:.4g}")
     return per_row(lengths.expand(len(x)), x)

@@ -111,12 +111,18 @@ def lbfgs(
         best = torch.where(per_row(better, x), found.x, best)
         distance, success = torch.where(fooled & better, far, distance), success | fooled
         low, high = torch.where(fooled, weight, low), torch.where(fooled, high, weight)
-        between = torch.where(high.isinf(), low * 10, (low * high).sqrt())
-        weight = torch.where(low == 0, high / 10, between)
+        weight = _next_weight(low, high)
         cost = cost + found.gradient_calls
     stuck = found.stuck & ~success  # the same in every search, as all begin at x, where ‖d‖² has no slope
     warn_of_stuck(stuck)
     return SmallestChange(best, success, (best - x).flatten(1).norm(dim=1), cost, stuck)
+
+
+def _next_weight(low: Tensor, high: Tensor) -> Tensor:
+    """The weight to try next between the last to succeed (0: none has) and the last to fail (∞: none has)."""
+    raised, lowered, bracketed = low * 10, high / 10, (low * high).sqrt()
+    none_has_failed, none_has_succeeded = high.isinf(), low == 0
+    return torch.where(none_has_succeeded, lowered, torch.where(none_has_failed, raised, bracketed))
 
 
 def random_targets(labels: Tensor, classes: int, *, generator: torch.Generator | None = None) -> Tensor:

@@ -155,7 +155,8 @@ def _compared(
             check_each(delta, name, len(here))
             rows.append(here)
             found.append(delta)
-    return torch.cat(found)[torch.cat(rows).argsort()]
+    back = torch.cat(rows).argsort()  # to the order of p's rows
+    return torch.cat(found)[back]
 
 
 def _divergence(divergence: str | Divergence) -> Divergence:

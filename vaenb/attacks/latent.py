@@ -146,6 +146,9 @@ def _power(function: Callable[[Tensor], Tensor], z: Tensor, v: Tensor, iteration
         u = steepest(forward, "l2")
         (pulled,) = torch.autograd.grad(y, z, u, retain_graph=True)
         sigma = pulled.flatten(1).norm(dim=1)
+        if not sigma.isfinite().all():
+            bad = (~sigma.isfinite()).nonzero().flatten().tolist()[:5]
+            raise ValueError(f"function: NaN or infinite Jacobian for row(s) {bad} of {len(z)}")
         v = torch.where(per_row(sigma, v) > 0, steepest(pulled, "l2"), v)
     return sigma, v
 

@@ -57,6 +57,8 @@ def attack(
     `divergence` is any of `encoder.attack` but "classifier". All K·N searches, of at most `steps` iterations each, are
     one batch, of which `chunk` are evaluated at a time. A UserWarning gives the share of `stuck` images.
     """
+    if target is None:
+        raise ValueError("target: black, white, noise, inverted or images expected, got None")
     if divergence == "classifier":
         raise ValueError("divergence: the classifier's is not one of a penalised attack; see `encoder.attack`")
     check_vector(penalties, "penalties")
@@ -90,6 +92,8 @@ def interpolation(x: Tensor, target: str | Tensor, distance: Tensor) -> Tensor:
     The control beside an attack: what mixing the two images does. Returns (N, C, H, W), or (K, N, C, H, W).
     """
     check_images(x)
+    if isinstance(target, str) and target == "noise":
+        raise ValueError("target: the attack's noise as images expected, got 'noise', which would be drawn anew")
     goal = target_images(target, x)
     lengths = isinstance(distance, Tensor) and distance.ndim in (1, 2) and distance.shape[-1] == len(x)
     if not lengths or not (distance >= 0).all():

@@ -90,7 +90,8 @@ def pgd(
     then a learning rate, which has no default. At most `chunk` candidates are evaluated at a time; memory changes, the
     result does not, unless `loss_fn` itself draws at random. Inputs that never had a gradient, as where a softmax
     saturates, are `stuck` in the result, and a UserWarning gives their share. Raises ValueError for arguments out of
-    range, and when the loss is not finite or its gradient is NaN.
+    range, and when the loss is not finite or its gradient has no direction: NaN, or infinite in L2. Raises TypeError
+    for half precision.
     """
     check_gradients()
     check_counts(steps=steps, restarts=restarts, chunk=chunk)
@@ -100,15 +101,17 @@ def pgd(
     rate = 2.5 * ball.radius / steps if alpha is None else row_lengths("alpha", alpha, x)
     starts = [_start(ball, random_start, generator) for _ in range(restarts)]
     sign = -1.0 if targeted else 1.0
+    by_sign = norm == "linf" and direction == "steepest"  # which infinite slopes have, too
     moved = torch.zeros(len(x), dtype=torch.bool, device=x.device)  # by a gradient, at any step of any restart
 
     def climb(x_adv: Tensor, index: Tensor) -> Tensor:
         around, stride = ball[index], sign * rate[index]
         for _ in range(steps):
             loss, gradient = loss_and_gradient(loss_fn, x_adv, index)
-            if gradient.isnan().any():  # its sign would be 0, and an input that is not attacked would look robust
-                bad = gradient.flatten(1).isnan().any(1)
-                what = "NaN gradient" if loss[bad].isfinite().all() else "NaN or infinite loss"
+            broken = gradient.isnan() if by_sign else ~gradient.isfinite()
+            if broken.any():  # a NaN's sign would be 0, and an input that is not attacked would look robust
+                bad = broken.flatten(1).any(1)
+                what = "NaN or infinite gradient" if loss[bad].isfinite().all() else "NaN or infinite loss"
                 raise ValueError(f"loss_fn: {what} for input(s) {index[bad].unique().tolist()[:5]} of {len(x)}")
             moved[index[gradient.flatten(1).any(1)]] = True
             with torch.no_grad():

@@ -63,15 +63,15 @@ def _climb(loss_fn: LossFn, x: Tensor, index: Tensor, ball: Ball, directions: Te
     """Climb sign·loss from x (M, D) along `directions` (T, D), one query a step and row."""
     value = sign * evaluate(loss_fn, x, index)
     move = torch.zeros_like(x)
-    mirrored = torch.zeros_like(ball.radius, dtype=torch.bool)
+    retry = torch.zeros_like(ball.radius, dtype=torch.bool)  # rows that try −u next, in place of a new direction
     for step, u in enumerate(directions):
-        move = torch.where(mirrored, -move, u)
+        move = torch.where(retry, -move, u)
         stride = 0.1 ** (step / len(directions)) * ball.radius
         x_new = ball.project(x + stride * move)
         value_new = sign * evaluate(loss_fn, x_new, index)
         better = value_new > value
         x, value = torch.where(better[:, None], x_new, x), torch.where(better, value_new, value)
-        mirrored = ~(better[:, None] | mirrored)
+        retry = ~better[:, None] & ~retry
     return x
 
 
@@ -79,4 +79,6 @@ def _directions(z: Tensor, count: int, generator: torch.Generator | None) -> Ten
     """Random unit vectors (count, D) in z's space, each D of them orthonormal."""
     dimensions = z.shape[1]
     bases = randn_like(z.new_empty(-(-count // dimensions), dimensions, dimensions), generator)
-    return torch.linalg.qr(bases).Q.mT.flatten(0, 1)[:count]
+    q, r = torch.linalg.qr(bases)
+    signs = r.diagonal(dim1=1, dim2=2).sign()  # LAPACK's q has them fixed: without them no direction is uniform
+    return (q * signs[:, None]).mT.flatten(0, 1)[:count]

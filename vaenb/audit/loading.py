@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from vaenb import data, zoo
 from vaenb.audit.adapters import from_diffusers, from_pythae
 from vaenb.data import ImageSet
+from vaenb.data.folder import data_folder
+from vaenb.data.sets import path_of
 from vaenb.files import expanded
 from vaenb.models.classifier import Classifier
 
@@ -95,10 +97,10 @@ def images(name: str, *, size: int | None = None, limit: int | None = None) -> I
 
     Files are often sorted by class, and an audit attacks the first ones.
     """
-    path = expanded(name)
-    if path.is_file() and path.suffix != ".npz":
+    if expanded(name).is_file() and not name.endswith(".npz"):
         raise ValueError(f"{name}: an .npz or a folder of images expected; np.savez('it.npz', images=…) makes one")
-    if path.is_dir() or path.suffix == ".npz":
+    path = path_of(name, "test", data_folder(None))
+    if path is not None:
         found = data.whole(path, size=size, limit=limit)
     else:
         found = data.load(name, split="test", size=size, limit=limit)

@@ -40,7 +40,7 @@ def write(report: Report, folder: Path | str, *, title: str = "") -> Path:
 
     Gives the page's path. Raises OSError where the folder can't be written.
     """
-    folder = Path(folder)
+    folder = files.expanded(folder)
     beside = band(report)
     drawn = figures(report, beside)
     _remove_figures(folder)

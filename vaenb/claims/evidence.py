@@ -304,7 +304,10 @@ def compact(array: np.ndarray | torch.Tensor, name: str = "array") -> np.ndarray
     values = numbers(name, array)
     if (values == np.round(values)).all() and (np.abs(values) <= 127).all():
         return values.astype(np.int8)
-    bits = values.astype(np.float32).view(np.uint32)
+    with np.errstate(over="ignore"):
+        short = values.astype(np.float32)
+    numbers(name, short)  # 1e39 has become infinite
+    bits = short.view(np.uint32)
     return ((bits + 0x80) & 0xFFFFFF00).astype(np.uint32).view(np.float32)  # rounded to the nearest
 
 

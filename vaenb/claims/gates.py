@@ -63,7 +63,7 @@ class Gate:
             moved = f"from {n['statistic']:.4g} to {n['doubled']:.4g}, and {allowed:.2g} is allowed"
             return f"the attack is too weak: doubled, it moves the first run's number {moved}"
         if self.kind == "converged" and "longer statistic" in n:
-            if n["gain in nats a pixel"] >= n["allowed gain"]:
+            if not n["gain in nats a pixel"] < n["allowed gain"]:  # NaN, too
                 return f"the models had not converged: more passes gain {n['gain in nats a pixel']:.2g} nats a pixel"
             moved = f"from {n['statistic']:.4g} to {n['longer statistic']:.4g}"
             return f"the models had not converged: more passes move the number {moved}"
@@ -108,7 +108,7 @@ def strong_attack(
     comes after the attack, `again` has the same attack and other random numbers: the mean may then move by the 95 % t
     range of what these do to it, where that is more. None, and an undefined statistic, as in `converged`.
     """
-    fixed = {"images": len(arrays[cells[0].arrays[0]][0]), "allowed": claim.margin / 2}
+    fixed = {cells[0].sampled: len(arrays[cells[0].arrays[0]][0]), "allowed": claim.margin / 2}
     both = _before_and_after("strong attack", "doubled", claim, cells, arrays, stronger, fixed)
     if not isinstance(both, tuple):
         return both

@@ -12,6 +12,7 @@ axis, or along the one before that where there are radii, too.
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -81,7 +82,7 @@ def _jackknifed(name: str, arrays: list[Array], axes: list[Array]) -> stats.Valu
         return function(*parts, *axes)
 
     places = np.moveaxis(np.indices((runs, count)), 0, -1)  # (S, blocks, 2)
-    return stats.jackknifed(places, of_rows)
+    return replace(stats.jackknifed(places, of_rows), block=each)
 
 
 # Of each image.

@@ -81,8 +81,8 @@ class Finding:
 def ledger(runs: Iterable[Run]) -> list[Finding]:
     """Judge every claim by these runs, the oldest first: one finding for each claim and unit of measure.
 
-    Of each data set one run counts for a claim: of the paper profile before quick, then one with all of its cells,
-    then the newest.
+    Of each data set one run counts for a claim: of the paper profile before quick, then the one with most of its
+    cells, then one with enough training runs, then the newest.
     """
     runs = list(runs)
     findings = []
@@ -217,8 +217,8 @@ def _sources(claim: Claim, runs: Sequence[Run]) -> dict[tuple[str, str], Source]
             for record in run.records:
                 if record.claim == claim.id and record.role == "primary" and record.data == data:
                     held[record.cell] = record
-            whole = len(set(run.seeds)) >= enough
-            rank = (run.profile == "paper", len(held.keys() & names), whole, age)
+            enough_runs = len(set(run.seeds)) >= enough
+            rank = (run.profile == "paper", len(held.keys() & names), enough_runs, age)
             if held and (best is None or rank > best):
                 best = rank
                 chosen = {(name, data): (run, record) for name, record in held.items()}

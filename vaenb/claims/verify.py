@@ -6,7 +6,6 @@ from pathlib import Path
 from vaenb import files
 from vaenb.claims import book
 from vaenb.claims.evidence import Run
-from vaenb.claims.statistics import BLOCKS
 from vaenb.claims.verdicts import Finding, judged
 
 
@@ -36,15 +35,20 @@ def _steps(finding: Finding) -> list[str]:
     for gate in finding.gates:
         lines.append(f"  {gate}")
     for name, cell in finding.cells.items():
-        side = "as claimed" if name in finding.claimed else "other side" if name in finding.other else "open"
+        side = _side(name, finding)
         counts = [f"{cell.runs} training runs"] if cell.runs else []
-        blocks = finding.claim.cell(name).statistic in BLOCKS
-        counts += [f"{cell.n} {'blocks of images' if blocks else 'images'}"] if cell.n else []
+        counts += [f"{cell.n} {finding.claim.cell(name).sampled}"] if cell.n else []
         lines.append(f"  {name}: {cell} ({', '.join(counts) or 'exact'}): {side}")
     if finding.pooled:
         df = f", {finding.pooled.df:.1f} degrees of freedom" if finding.pooled.df else ""
         lines.append(f"  pooled: {finding.pooled}{df}; {len(finding.claimed)} of {finding.total} cells as claimed")
     return lines
+
+
+def _side(name: str, finding: Finding) -> str:
+    if name in finding.claimed:
+        return "as claimed"
+    return "other side" if name in finding.other else "open"
 
 
 def _listed(published: Path | None) -> dict[tuple[str, str], dict]:

@@ -1,5 +1,6 @@
 """The public sets, through torchvision: fetched once, checked, and kept as .npz in the data folder."""
 
+import errno
 import shutil
 import socket
 from collections.abc import Callable
@@ -39,8 +40,10 @@ def fetch(name: str, split: str, file: Path) -> ImageSet:
             if not file.exists():
                 _download(name, file.parent)
     except Exception as reason:  # torchvision raises some six kinds, from URLError to RuntimeError on a checksum
+        if getattr(reason, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+            raise  # the disk is full, and that is no fault of the network's
         why = " ".join(str(reason).split()).rstrip(".")
-        raise DatasetUnavailable(missing(name, file, f"{type(reason).__name__}: {why}")) from reason
+        raise DatasetUnavailable(missing(name, file, f"torchvision gave {type(reason).__name__}: {why}")) from reason
     return read_npz(file, name, split, fetched=True)
 
 
@@ -85,7 +88,7 @@ def missing(name: str, file: Path, reason: str) -> str:
     """Say why a public set can't be had, and what to do."""
     drive = " It lies on Google Drive, which often refuses; see torchvision's notes." if name == "celeba" else ""
     return (
-        f"data set {name!r} can't be had: {file} is not there, and torchvision gave {reason}.{drive} "
+        f"data set {name!r} can't be had: {file} is not there ({reason}).{drive} "
         f"With a network, try again; or put {file.name} (images uint8, labels) into {file.parent}, or set VAENB_DATA "
         f"to the folder that holds it. At hand: {', '.join(available(file.parent))}"
     )

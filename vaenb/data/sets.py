@@ -56,7 +56,7 @@ def load(
     folder = data_folder(folder)
     if name in ("sprites", "little_sprites"):
         images = _sprites(str(name), split, limit, seed)
-    elif (path := _path(name, split, folder)) is not None:
+    elif (path := path_of(name, split, folder)) is not None:
         images = _from_path(path, split, size, limit, seed)
     else:
         images = _named(str(name), split, folder, download)
@@ -78,7 +78,7 @@ def _check_numbers(**counts: int | None) -> None:
             check_whole(name, value)
 
 
-def _path(name: str | Path, split: str, folder: Path) -> Path | None:
+def path_of(name: str | Path, split: str, folder: Path) -> Path | None:
     """The path that is meant, or None where it is a name: of a known set, of one in the data folder, or misspelt."""
     if isinstance(name, Path) or os.sep in name or name.endswith(".npz"):
         return expanded(name)
@@ -107,6 +107,10 @@ def _named(name: str, split: str, folder: Path, download: bool) -> ImageSet:
 
 
 def _unknown(name: str, file: Path) -> str:
+    for split in SPLITS:
+        half = file.with_name(f"{name}_{split}.npz")
+        if half.is_file():
+            return f"data set {name!r}: {half.name} is in {half.parent}, {file.name} is not"
     fetchable = [benchmark for benchmark in BENCHMARKS if benchmark not in PARTS]
     known = list(dict.fromkeys([*available(file.parent), *fetchable]))
     close = difflib.get_close_matches(name, known, n=1)

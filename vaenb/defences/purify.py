@@ -62,7 +62,8 @@ def elbo_ascent(
 ) -> Tensor:
     """Move every pixel of images x by at most `eps`, in [0, 1], to raise the ELBO of `model`: (N, C, H, W).
 
-    Steps go along the gradient's sign (`pgd`), each estimated with `samples` draws of z ~ q(z|x). With a Bernoulli
+    Steps go along the gradient's sign (`pgd`), each estimated with `samples` draws of z ~ q(z|x), which hang on
+    `chunk`: so many images are evaluated at a time. With a Bernoulli
     likelihood ∇ₓ log p(x|z) is the logit of the mean image, so that pixels are pushed to black or white: hold it
     against a plain threshold.
     """

@@ -175,7 +175,9 @@ def _minimise(gaps: Tensor, s: Tensor, start: np.ndarray) -> np.ndarray:
         u = theta[0] + s @ theta[1:]
         t = F.softplus(u).clamp_min(_FLOOR)
         scaled = gaps / t[:, None]
-        slope = -(scaled.softmax(1) * scaled).sum(1) / t * u.sigmoid() * (t > _FLOOR) / len(t)  # dNLL/du
+        by_t = -(scaled.softmax(1) * scaled).sum(1) / t  # dNLL/dt of each
+        t_by_u = u.sigmoid() * (t > _FLOOR)
+        slope = by_t * t_by_u / len(t)
         gradient = torch.cat([slope.sum()[None], slope @ s])
         return scaled.logsumexp(1).mean().item(), gradient.numpy()
 

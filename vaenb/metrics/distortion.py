@@ -149,8 +149,10 @@ def scale_free(radii: Tensor, values: Tensor, *, unit: float, reach: float, poin
         check_number(name, value, "a positive number", above=0)
     values = widened(values)
     own = radii.to(values) / unit
-    if radii[0] != 0 or reach > own[-1] * (1 + 1e-5):
-        raise ValueError(f"reach: radii from 0 to {reach:g} units expected, measured are {own[0]:.3g} to {own[-1]:.3g}")
+    if radii[0] != 0:
+        raise ValueError(f"radii: radii from 0 expected, got {radii[0]:g} first")
+    if reach > own[-1] * (1 + 1e-5):
+        raise ValueError(f"reach: at most {own[-1]:.3g} units, as far as was measured, expected, got {reach:g}")
     grid = torch.linspace(0, min(reach, own[-1].item()), points, dtype=own.dtype, device=own.device)
     right = torch.searchsorted(own, grid).clamp(1, len(own) - 1)
     left = right - 1

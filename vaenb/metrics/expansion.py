@@ -57,8 +57,9 @@ def second_order(
     """Expand log p to second order about the mean x₀ of images `inside`, and compare it on images `outside`.
 
     Both are (N, C, H, W). With g = ∇ log p(x₀|z) and all means over p(z|x₀), ∇ is E[g] and H is E[∇² log p(x₀|z)] +
-    Cov[g] (Louis, 1982), by `samples` draws from `chains` chains of HMC (x₀ is a blur that no encoder has seen, so that
-    importance weights would not do). Raises NotDefined for a likelihood without a gradient in x.
+    Cov[g] (Louis, 1982), by at least `samples` draws from `chains` chains of HMC, 10 or more of each (x₀ is a blur that
+    no encoder has seen, so that importance weights would not do). Raises NotDefined for a likelihood without a gradient
+    in x.
     """
     check_model_and_images(model, inside, samples=samples, chains=chains)
     samples, chains = int(samples), int(chains)

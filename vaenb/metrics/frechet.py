@@ -62,7 +62,9 @@ class FID:
 
     def __call__(self, real: Tensor, fake: Tensor) -> float:
         """d² between two batches of images; `frechet_distance` has its bias and its limits."""
-        return frechet_distance(self.features(real, name="real"), self.features(fake, name="fake"))
+        of_real, of_fake = self.features(real, name="real"), self.features(fake, name="fake")
+        check_features(2, real=of_real, fake=of_fake)
+        return frechet_distance(of_real, of_fake)
 
     @no_autocast
     @torch.no_grad()

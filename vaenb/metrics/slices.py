@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vaenb.checks import check_batch
+from vaenb.checks import check_batch, check_shape
 from vaenb.metrics.blocks import in_blocks
 from vaenb.precision import check_precision, no_autocast
 
@@ -37,6 +37,7 @@ def slice_through(log_density: Callable[[Tensor], Tensor], points: Tensor, path:
     """
     check_batch(points, "points", dims=2, shape="points (3, D)")
     check_precision("points", points)
+    check_shape(points, "points", (3, max(2, points.shape[1])), "three points of two dimensions or more")
     axes, lengths = torch.linalg.qr((points[1:] - points[0]).T)
     if (lengths.diagonal().abs() < 1e-6 * lengths.abs().max().clamp_min(1e-30)).any():
         raise ValueError("points: they lie on one line, so they span no plane")
@@ -47,6 +48,7 @@ def slice_through(log_density: Callable[[Tensor], Tensor], points: Tensor, path:
     half = 0.6 * (high - low).max()
     ticks = torch.linspace(-1, 1, _TICKS, device=points.device) * half
     a, b = (ticks + middle for middle in (high + low) / 2)
-    along, across = a.repeat(_TICKS)[:, None] * axes[0], b.repeat_interleave(_TICKS)[:, None] * axes[1]
+    along = a.repeat(_TICKS)[:, None] * axes[0]
+    across = b.repeat_interleave(_TICKS)[:, None] * axes[1]
     values = in_blocks(log_density, points[0] + along + across).view(_TICKS, _TICKS)
     return Slice(points[0], axes, a, b, values - values.max())

@@ -12,12 +12,13 @@ from string import Template
 
 import nbformat
 import plotly.io as pio
+from filelock import FileLock
 
 from vaenb import claims, files, plots
 from vaenb.claims import Finding, tables
 from vaenb.runs import publish
 from vaenb.runs.parameters import read_book
-from vaenb.runs.plan import entry_of, figures_folder, plan
+from vaenb.runs.plan import Entry, entry_of, figures_folder, plan
 
 _MADE_BY = ("notebook", "profile", "parameters", "settings", "seeds", "data", "device", "threads", "versions")
 _WHOLE = Path(__file__).with_name("ledger.md")
@@ -30,8 +31,9 @@ _SOME = re.compile(r"^(<!-- claims: (\S.*?) -->\n)(?:(?!<!--)[\s\S])*(?=^<!-- en
 def collect(folder: Path) -> Path:
     """Take a finished run's main figures, numbers, evidence, settings and printed text into its folder of `figures/`.
 
-    The folder is replaced as a whole, when all of the new one is there. Raises ValueError where no run of the plan has
-    this notebook and these parameters, and where the run is not whole: its notebook, evidence, or a main figure.
+    The folder is replaced as a whole, when all of the new one is there; two processes do so in turn. Raises ValueError
+    where no run of the plan has this notebook and these parameters, and where the run is not whole: its notebook,
+    evidence, or a main figure.
     """
     folder = files.expanded(folder)
     if not (folder / "run.json").is_file():
@@ -41,10 +43,21 @@ def collect(folder: Path) -> Path:
     notebook = folder / f"{entry.notebook}.ipynb"
     if not notebook.is_file():
         raise ValueError(f"{folder}: there is no {notebook.name} in it, so the run is not finished")
-    part = files.project_folder() / f".{entry.folder}.part"  # not in figures/: one that a crash leaves is no run
+    with _in_turn():
+        return _taken_in(folder, about, entry)
+
+
+def _in_turn() -> FileLock:
+    """Held while `figures/` and what is made from it are written."""
+    return FileLock(files.project_folder() / ".figures.lock")
+
+
+def _taken_in(folder: Path, about: dict, entry: Entry) -> Path:
+    target = figures_folder() / entry.folder
+    # not in figures/, as one that a crash leaves is no run, and on its file system
+    part, old = (figures_folder().resolve().parent / f".{entry.folder}.{ending}" for ending in ("part", "old"))
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    target = figures_folder() / entry.folder
     for name in entry.figures:
         if (target / f"{name}.csv").is_file() and not (folder / f"{name}.csv").is_file():
             raise ValueError(f"{folder}: there is no {name}.csv, as the run before has; give plots.save its table=…")
@@ -56,9 +69,12 @@ def collect(folder: Path) -> Path:
     for key in ("files", "contents"):
         about.pop(key, None)
     files.write_json(part / "run.json", about)
-    files.write(part / "printed.txt", _printed(notebook))
-    shutil.rmtree(target, ignore_errors=True)
+    files.write(part / "printed.txt", _printed(folder / f"{entry.notebook}.ipynb"))
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        target.rename(old)
     part.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
     return target
 
 
@@ -91,6 +107,11 @@ def remake() -> None:
 
     Raises ValueError naming a file that is damaged, or has marks for a table that do not fit, before it writes any.
     """
+    with _in_turn():
+        _remake()
+
+
+def _remake() -> None:
     kept = [claims.read(path.parent) for path in figures_folder().glob("*/evidence.npz")]
     runs = sorted(kept, key=lambda run: run.started)
     findings = claims.ledger(runs)
@@ -137,7 +158,10 @@ def manifest() -> list[dict]:
             beside = numbers.name if numbers.is_file() else None
             document = counterparts.get(folder, {}).get(picture.stem, "")
             figures.append({"file": picture.name, "numbers": beside, "document": document})
-        made.append({"folder": folder} | {key: about.get(key) for key in (*_MADE_BY, *_COST)} | {"figures": figures})
+        row = {"folder": folder}
+        for key in (*_MADE_BY, *_COST):
+            row[key] = about.get(key)
+        made.append(row | {"figures": figures})
     return made
 
 

@@ -4,6 +4,7 @@ import shutil
 
 from vaenb import claims
 from vaenb.runs import evidence, sweep
+from vaenb.runs.run import alone
 from vaenb.runs.sweep import Job
 
 
@@ -66,8 +67,10 @@ def run(jobs: list[Job], *, workers: int | None = None, scheduler: str | None = 
             sweep.note(job, failed or _kept(job), errors, bar, evidence.remake)
         for job in reading:  # what they read before may have changed
             bar.update(-1 if job.finished else 0)
-            (job.folder / job.notebook.name).unlink(missing_ok=True)
-            shutil.rmtree(job.folder / claims.UNFINISHED, ignore_errors=True)
+            if job.folder.is_dir():
+                with alone(job.folder):
+                    (job.folder / job.notebook.name).unlink(missing_ok=True)
+                    shutil.rmtree(job.folder / claims.UNFINISHED, ignore_errors=True)
         for job, failed in sweep.execute(reading, workers=workers, scheduler=scheduler):
             sweep.note(job, failed or _kept(job), errors, bar, evidence.remake)
     evidence.remake()

@@ -21,7 +21,7 @@ def publish(notebook: Path | str) -> None:
 
     Timings, widget state and progress bars are dropped, so that a second publication changes nothing but results.
     """
-    notebook = Path(notebook)
+    notebook = files.expanded(notebook)
     executed = read_book(run(notebook) / notebook.name)
     executed.metadata = {"kernelspec": _KERNEL, "language_info": executed.metadata["language_info"]}
     count = 0

@@ -1,7 +1,5 @@
 """Running one notebook: a folder named by its settings, with the executed notebook, figures and evidence."""
 
-import errno
-import os
 import re
 import shutil
 import sys
@@ -49,9 +47,10 @@ def run(
     growing = folder / claims.UNFINISHED
     if notebook.parent.resolve() in (folder.resolve(), growing.resolve()):
         raise ValueError(f"folder: the notebook itself is in {notebook.parent}, which the run writes to; copy it")
-    make_folder(folder)
+    files.make_folder(folder)
+    _refuse_anothers(folder, notebook)
     data = environment.get("VAENB_DATA")
-    with _alone(folder):
+    with alone(folder):
         if not again and finished(notebook, folder, parameters, data=data):
             return folder
         if not (finished(notebook, growing, parameters, data=data) and _made(growing)):  # else stopped moving in
@@ -60,18 +59,16 @@ def run(
     return folder
 
 
-def make_folder(folder: Path) -> None:
-    """Make a folder for results. Raises OSError with what to do where it can't be made or written to."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if not os.access(folder, os.W_OK):
-            raise PermissionError(errno.EACCES, "it can't be written to")
-    except OSError as error:
-        why = f"folder: {folder} can't take results ({error.strerror}); give another one (-o), which is made"
-        raise type(error)(why) from error
+def _refuse_anothers(folder: Path, notebook: Path) -> None:
+    """Refuse a folder with another notebook's results, which would be deleted."""
+    there = None
+    with suppress(OSError, ValueError):  # there are none, or they are damaged
+        there = files.read_json(folder / "run.json", dict).get("notebook")
+    if there not in (None, notebook.stem):
+        raise ValueError(f"folder: {folder} holds a run of {there}; give another one (-o)")
 
 
-def _alone(folder: Path) -> AbstractContextManager:
+def alone(folder: Path) -> AbstractContextManager:
     """Hold a run's folder: another sweep may be at the same run, and it is one after the other."""
     lock = FileLock(folder / ".lock")
     try:
@@ -157,11 +154,13 @@ def _move_in(folder: Path, notebook: str) -> None:
         if (folder / name).resolve().is_relative_to(folder.resolve()):
             (folder / name).unlink(missing_ok=True)
     (folder / notebook).unlink(missing_ok=True)  # a folder with the notebook in it is a finished run
-    for name in [*sorted(set(made) - {"run.json", notebook}), "run.json", notebook]:
+    for name in sorted(set(made) - {"run.json", notebook}):
         if (part / name).exists():  # else it has moved already
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            bring = shutil.copy if name == "run.json" else shutil.move
-            bring(part / name, folder / name)
+            shutil.move(part / name, folder / name)
+    shutil.copy(part / "run.json", folder / "run.json")
+    if (part / notebook).exists():
+        shutil.move(part / notebook, folder / notebook)
     shutil.rmtree(part, ignore_errors=True)
 
 

@@ -103,9 +103,8 @@ def execute(
         raise ValueError("jobs: two of them have the same folder")
     if not waiting:
         return
-    environment = (
-        kernel.named_folders() | kernel.allocator() | _ONE_THREAD
-    )  # dask's workers have a threshold of their own
+    # dask's workers have an allocator's threshold of their own
+    environment = kernel.named_folders() | kernel.allocator() | _ONE_THREAD
     with _client(scheduler, at_once) as client, kernel.repeating(_teller(client), every=4):
         _check_workers(client)
         futures = {}
@@ -163,7 +162,7 @@ def sweep(
     errors: dict[Job, str] = {}
     found: dict[Job, list[dict]] = {}
     table = jobs[0].folder.parent / f"{folder_name(jobs[0].notebook, _lists(values))}.csv"
-    runs.make_folder(table.parent)
+    files.make_folder(table.parent)
     write_table(table, jobs, errors, found)
     with shown(jobs) as bar:
         for job, error in execute(jobs, workers=workers, scheduler=scheduler):

@@ -34,7 +34,8 @@ def ess(draws: Tensor) -> Tensor:
     safe = torch.where(plus > 0, plus, 1)[..., None]
     rho = 1 - (within[..., None] - covariance) / safe
     rho[..., 0] = 1
-    pairs = rho[..., : max(2, (length - 1) // 2 * 2)].unflatten(-1, (-1, 2)).sum(-1)
+    even = (length - 1) // 2 * 2  # as many lags as make whole pairs
+    pairs = rho[..., :even].unflatten(-1, (-1, 2)).sum(-1)
     alive = (pairs > 0).cumprod(-1).bool()
     alive[..., -1] = False  # the last pair there is ends the sequence, whatever its sum
     total = torch.where(alive, pairs.cummin(-1).values, 0).sum(-1)

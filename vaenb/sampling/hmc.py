@@ -280,9 +280,15 @@ def _value(log_density: LogDensity, z: Tensor, rows: Tensor) -> Tensor:
 
 def _positive(name: str, value: float | Tensor, like: Tensor, *shapes: tuple[int, ...]) -> Tensor:
     """Refuse what is not positive, a number or of one of the shapes; give it as a tensor like `like`."""
-    given = torch.as_tensor(value, dtype=like.dtype, device=like.device).detach()
-    if given.shape not in ((), *shapes) or not (given.isfinite() & (given > 0)).all():
-        wanted = " or ".join(["a number", *map(str, shapes)])
-        got = f"shape {tuple(given.shape)} from {given.min():.3g}"
-        raise ValueError(f"{name}: positive, {wanted}, expected, got {got}")
+    wanted = " or ".join(["a number", *map(str, shapes)])
+    expected = f"{name}: positive, {wanted}, expected, got"
+    try:
+        given = torch.as_tensor(value, dtype=like.dtype, device=like.device).detach()
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"{expected} {value!r}") from None
+    if given.shape not in ((), *shapes):
+        raise ValueError(f"{expected} shape {tuple(given.shape)}")
+    fine = given.isfinite() & (given > 0)
+    if not fine.all():
+        raise ValueError(f"{expected} {given[~fine].flatten()[0]:.3g}")
     return given

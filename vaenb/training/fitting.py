@@ -30,7 +30,7 @@ class History:
     epochs: list[dict[str, float]] = field(default_factory=list)
     interrupted: bool = False
     precision: str = "float32"
-    seconds: float = field(default=0.0, compare=False)  # that `trained` took; 0: not known
+    seconds: float = field(default=0.0, compare=False)  # that the training took; 0: not known
 
 
 class TrainingInterrupted(KeyboardInterrupt):
@@ -75,9 +75,9 @@ def fit(
     Ctrl-C or a kernel's stop ends training after the step at hand: the weights stay usable and the history says
     `interrupted`; a second Ctrl-C stops at once. With `state`, a file, the training under way is written there, every
     minute and when it is stopped: the same call goes on from it, to exactly the weights of a training that was never
-    stopped, and removes it at the end. A file of other data, another recipe or other shapes raises ValueError (that it
-    is this model's, the caller knows); a damaged one is named in a warning, and the training begins anew. Raises
-    FloatingPointError when the loss is no longer finite.
+    stopped. Remove it when these are stored. A file of other data, another recipe or other shapes raises ValueError
+    (that it is this model's, the caller knows); a damaged one is named in a warning, and the training begins anew.
+    Raises FloatingPointError when the loss is no longer finite.
     """
     full = complete(recipe)
     check_data(model, data)
@@ -101,9 +101,7 @@ def fit(
                 bar.set_postfix(shown, refresh=False)
         if stopped:
             kept.save()
-    if not stopped:
-        kept.remove()
-    return History(run.epochs, bool(stopped), full["precision"])
+    return History(run.epochs, bool(stopped), full["precision"], round(kept.seconds, 1))
 
 
 class _Kept:
@@ -111,8 +109,14 @@ class _Kept:
 
     def __init__(self, path: Path | None, run: Steps, about: dict) -> None:
         self.path, self.run = path, run
-        self.written = time.monotonic()
+        self.begun = self.written = time.monotonic()
+        self.before = 0.0  # seconds of the training until it was stopped
         self.about = json.dumps(about, default=files.plain)
+
+    @property
+    def seconds(self) -> float:
+        """How long the training has taken, all its parts together."""
+        return self.before + time.monotonic() - self.begun
 
     def resume(self) -> None:
         """Go on from the file, where it is there and whole. Raises ValueError where it is another training's."""
@@ -128,6 +132,7 @@ class _Kept:
             warnings.warn(f"{damage}; the training begins anew", stacklevel=4)
             return
         self.run.load(tensors, json.loads(notes["numbers"]))
+        self.before = float(notes.get("seconds", 0))
 
     def step(self) -> None:
         """Make a step of the training, and keep it now and then; one that fails is not kept, as it would fail again."""
@@ -142,7 +147,7 @@ class _Kept:
     def save(self) -> None:
         if self.path is None:
             return
-        notes = {"about": self.about, "numbers": json.dumps(self.run.numbers())}
+        notes = {"about": self.about, "numbers": json.dumps(self.run.numbers()), "seconds": f"{self.seconds:.1f}"}
         try:
             tensorfile.write(self.path, self.run.tensors(), notes)
         except OSError as reason:

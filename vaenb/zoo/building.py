@@ -79,9 +79,11 @@ def build(name: str, *, progress: bool = True) -> dict:
 def put(model: nn.Module, about: dict, test: ImageSet) -> dict:
     """Write a model's weights in float16, then its card with the quality of what `load` gives. The card is given."""
     weights, path = shelf.paths(about["name"])
-    tensorfile.write(weights, _halved(model), {"recipe": json.dumps(about["recipe"])})
-    stored = shelf.read(weights, about["recipe"])
-    about = about | {"quality": quality(stored, test), "digest": files.digest(weights)}
+    part = weights.with_suffix(".part")
+    tensorfile.write(part, _halved(model), {"recipe": json.dumps(about["recipe"])})
+    stored = shelf.read(part, about["recipe"])
+    about = about | {"quality": quality(stored, test), "digest": files.digest(part)}
+    part.replace(weights)  # with its card right after: one without the other is damage
     files.write_json(path, about)
     return about
 

@@ -37,6 +37,9 @@ def paths(name: str) -> tuple[Path, Path]:
     return WEIGHTS / f"{name}.safetensors", WEIGHTS / f"{name}.json"
 
 
+_AGAIN = "install vaenb again, or in a clone take both from git"
+
+
 def card(name: str) -> dict:
     """Read a model's card: recipe, data with digests, quality on 1,000 test images, gate, date, versions, digest.
 
@@ -60,9 +63,9 @@ def load(name: str, device: torch.device | str = "cpu") -> Any:
     about = card(name)
     path, _ = paths(name)
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is not there, though its card is; install vaenb again")
+        raise FileNotFoundError(f"{path} is not there, though its card is; {_AGAIN}")
     if files.digest(path) != about["digest"]:
-        raise DamagedCheckpoint(f"{path} is not the file of its card: one was altered; install vaenb again")
+        raise DamagedCheckpoint(f"{path} is not the file of its card: one was altered; {_AGAIN}")
     return read(path, about["recipe"]).to(device)
 
 
@@ -70,7 +73,7 @@ def read(path: Path, described: dict) -> Any:
     """Read a model of this recipe's description from its weights, as `load` does."""
     tensors, notes = tensorfile.read(path)
     if json.loads(notes.get("recipe", "null")) != described:
-        raise DamagedCheckpoint(f"{path} is of another recipe than its card; install vaenb again")
+        raise DamagedCheckpoint(f"{path} is of another recipe than its card; {_AGAIN}")
     model = _untrained(described)
     tensorfile.check_names_and_shapes(path, tensors, model.state_dict(), type(model).__name__)
     model.load_state_dict(tensors)  # widens the weights to the model's float32
