@@ -553,3 +553,12 @@ def test_what_is_no_daed_is_refused(net, call, says):
 
 def short(model) -> DAED:
     return DAED(model, exact_denoiser(0.1))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_the_levels_keep_their_precision_and_samples_have_the_weights(dtype):
+    model = ddgm(image_shape=(1, 8, 8), steps=100, channels=8)
+    levels = model.alpha_bar.clone()
+    model.to(dtype).eval()
+    assert model.alpha_bar.dtype == torch.float64 and torch.equal(model.alpha_bar, levels)
+    assert model.sample(2, evaluations=2).dtype == dtype

@@ -22,6 +22,7 @@ from vaenb.defences.repair import repair
 from vaenb.distributions import DiagonalGaussian, Point
 from vaenb.metrics.likelihood import bits_per_dim, elbo, iwae, shortfall
 from vaenb.models import VAE, DeterministicAE, deterministic_ae, hierarchical_vae, seatbelt, vae
+from vaenb.models.autoencoder import resting
 from vaenb.models.likelihoods import Bernoulli, ContinuousBernoulli, Gaussian
 from vaenb.models.regularizers import mmd, shapiro_wilk
 from vaenb.training import fit
@@ -461,3 +462,35 @@ def test_the_kl_of_near_posteriors_does_not_cancel(apart):
     near = DiagonalGaussian(mean, logvar)
     wide = [DiagonalGaussian(q.mean.double(), q.logvar.double()) for q in (near, other)]
     torch.testing.assert_close(near.kl(other).double(), wide[0].kl(wide[1]), rtol=5e-3, atol=0)
+
+
+def test_a_part_that_is_frozen_stays_so_after_a_rest():
+    net = nn.Sequential(nn.BatchNorm1d(2), nn.BatchNorm1d(2)).train()
+    net[1].eval()
+    with resting(net):
+        assert not any(part.training for part in net.modules())
+    assert [part.training for part in net.modules()] == [True, True, False]
+
+
+@pytest.mark.parametrize("likelihood", ["continuous_bernoulli", "gaussian", "bernoulli"])
+def test_under_autocast_a_likelihood_computes_in_float32(likelihood):
+    torch.manual_seed(0)
+    model = vae(image_shape=(1, 8, 8), latent_dim=2, net="mlp", likelihood=likelihood).eval()
+    z, x = torch.randn(4, 2, generator=seeded()), torch.rand(4, 1, 8, 8, generator=seeded())
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = model.logits(z)
+        mean, nats = model.decode(z), model.log_likelihood(x, z)
+    assert logits.dtype == torch.float32
+    torch.testing.assert_close(mean, model.likelihood.mean(logits))
+    torch.testing.assert_close(nats, model.likelihood.log_prob(x, logits))
+
+
+def test_the_continuous_bernoullis_slope_is_right_in_half_precision():
+    logits = torch.linspace(-0.2, 0.2, 41).view(1, 1, 1, 41)
+    x = torch.full_like(logits, 0.5)
+    slopes = []
+    for dtype in (torch.bfloat16, torch.float64):
+        at = logits.bfloat16().to(dtype).requires_grad_()
+        ContinuousBernoulli().log_prob(x.to(dtype), at).sum().backward()
+        slopes.append(at.grad.double())
+    torch.testing.assert_close(*slopes, rtol=0.01, atol=1e-4)

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from xml.dom import minidom
 
 import numpy as np
 import pytest
@@ -20,9 +21,10 @@ from vaenb.metrics.distortion import DDCurve
 from vaenb.metrics.images import mse
 from vaenb.models import seatbelt, vae
 from vaenb.plots import ledger
-from vaenb.plots.style import picture_of
+from vaenb.plots.style import COLORS, picture_of
 from vaenb.stats import Estimate
 from vaenb.widgets import LatentAttackExplorer, LengthExplorer, RepairExplorer
+from vaenb.widgets.chart import Chart, _ticks
 
 RADII = torch.tensor([0.0, 1.0, 2.0])
 
@@ -116,7 +118,7 @@ def test_several_curves_have_a_legend_of_their_names_and_one_has_none():
     ("change", "message"),
     [
         ({"places": [], "curves": {}, "rows": []}, "as many of each, one or more, expected"),
-        ({"places": [1, 2, 2, 3]}, "places: different numbers"),
+        ({"places": [1, 2, 2, 3]}, "places: numbers that differ in three digits"),
         ({"curves": {"a": torch.zeros(3)}}, r"curves: as many of each, .* got \[4, 4, 3\]"),
         ({"rows": slider_input(3)[2]}, r"rows, curves: as many of each, .* got \[4, 3"),
         ({"rows": [{"a": torch.zeros(k, 1, 8, 8)} for k in (1, 2, 2, 2)]}, "rows: images of one shape"),
@@ -452,3 +454,25 @@ def test_a_ledger_without_evidence_is_drawn_too():
     assert bar.name == "not measured"
     assert not ledger.margins(findings).data
     assert ledger.claim_slider(findings).layout.title.text == "No claim was measured yet"
+
+
+def test_a_name_is_text_in_a_drawing():
+    chart = Chart((0, 1.5), (0, 1), "contrast", "A & B, σ < 1")
+    chart.line([0, 1], [0, 1], COLORS[0], name="<b>")
+    parsed = minidom.parseString(chart.svg())
+    words = [node.firstChild.data for node in parsed.getElementsByTagName("text")]
+    assert "A & B, σ < 1" in words and "<b>" in words
+
+
+@pytest.mark.parametrize(
+    ("ends", "labels"),
+    [
+        ((0, 1.5), ["0.00", "0.75", "1.50"]),
+        ((0, 1), ["0.0", "0.5", "1.0"]),
+        ((0.5, 0.5005), ["0.50000", "0.50025", "0.50050"]),
+        ((-7123, -7000), ["-7123", "-7062", "-7000"]),
+        ((0, 2e-7), ["0", "1e-07", "2e-07"]),
+    ],
+)
+def test_a_tick_says_where_it_is(ends, labels):
+    assert [label for _, label in _ticks(ends)] == labels

@@ -86,7 +86,7 @@ class VAE(nn.Module):
     def logits(self, z: Tensor) -> Tensor:
         """The decoder's output (N, per_pixel·C, H, W) before the likelihood turns it into a mean image."""
         check_input(self, z, "z", (self.latent_dim,))
-        return self.decoder(z)
+        return after_autocast(self.decoder(z))
 
     def losses(self, x: Tensor, labels: Tensor, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """Compute the batch's statistics in nats per image; `fit` minimises the one called `loss`."""
@@ -116,12 +116,13 @@ class DeterministicAE(VAE):
 @contextmanager
 def resting(net: nn.Module) -> Iterator[None]:
     """Put `net` in evaluation mode, and back in the mode it had, whatever happens."""
-    mode = net.training
+    modes = [(part, part.training) for part in net.modules()]  # a frozen BatchNorm's is its own
     net.eval()
     try:
         yield
     finally:
-        net.train(mode)
+        for part, mode in modes:
+            part.training = mode
 
 
 def vae(

@@ -9,6 +9,7 @@ x are in [0, 1]; the states x_t are not.
 """
 
 import math
+from collections.abc import Callable
 from itertools import pairwise
 from typing import TypedDict, Unpack
 
@@ -87,6 +88,13 @@ class DDGM(nn.Module):
         self.image_shape: Shape = (image_shape[0], image_shape[1], image_shape[2])
         self.register_buffer("alpha_bar", alpha_bar.double(), persistent=False)
 
+    def _apply(self, fn: Callable, recurse: bool = True) -> "DDGM":
+        """Move the levels, too, and leave them in double precision: in half of it neighbours are one level."""
+        levels = self.alpha_bar
+        super()._apply(fn, recurse)
+        self.alpha_bar = levels.to(self.alpha_bar.device)
+        return self
+
     @property
     def steps(self) -> int:
         """T."""
@@ -147,7 +155,7 @@ class DDGM(nn.Module):
 
         They are drawn `chunk` at a time; at `eta` > 0 the images of a seed depend on it.
         """
-        return _from_noise(self, self.alpha_bar.device, count, chunk, **sampler)
+        return _from_noise(self, self, count, chunk, **sampler)
 
     def walk(
         self, x: Tensor, times: list[int], levels: list[float], eta: float, generator: torch.Generator | None
@@ -240,7 +248,7 @@ class DAED:
 
     def sample(self, count: int, *, chunk: int = 256, **sampler: Unpack[Sampler]) -> Tensor:
         """Draw images (count, C, S, S) in [0, 1] from noise, as `DDGM.sample` does."""
-        return _from_noise(self, self.first.alpha_bar.device, count, chunk, **sampler)
+        return _from_noise(self, self.first, count, chunk, **sampler)
 
 
 def ddgm(
@@ -278,9 +286,10 @@ def denoiser(*, image_shape: Shape, beta_1: float, channels: int = 32, blocks: i
 
 
 @torch.no_grad()
-def _from_noise(model: DDGM | DAED, device: torch.device, count: int, chunk: int, **sampler: Unpack[Sampler]) -> Tensor:
+def _from_noise(model: DDGM | DAED, first: DDGM, count: int, chunk: int, **sampler: Unpack[Sampler]) -> Tensor:
     check_counts(count=count, chunk=chunk)
-    like = torch.zeros(count, *model.image_shape, device=device)
+    weights = next(first.parameters(), first.alpha_bar.float())  # whose device and precision the states have
+    like = weights.new_zeros(count, *model.image_shape)
     noise = randn_like(like, sampler.get("generator"))
     return torch.cat([model.denoise(part, model.steps, **sampler) for part in noise.split(chunk)])
 
@@ -291,8 +300,9 @@ def _spaced(t: int, s: int, evaluations: int | None) -> list[int]:
         evaluations = t - s
     check_counts(evaluations=evaluations)
     calls = min(evaluations, t - s)
-    gaps = max(1, calls - 1)
-    return [*(t - round(k * (t - s - 1) / gaps) for k in range(calls)), s]
+    span, gaps = t - s - 1, max(1, calls - 1)
+    taken = [t - round(k * span / gaps) for k in range(calls)]
+    return [*taken, s]
 
 
 def _levels(betas: Tensor, first: float | None) -> Tensor:

@@ -30,6 +30,7 @@ from vaenb.models.layered import OnPath, conditional, kl_by_layer, layer_columns
 from vaenb.models.likelihoods import PLAIN, named_likelihood
 from vaenb.models.nets import Shape
 from vaenb.models.regularizers import KL
+from vaenb.precision import after_autocast
 
 Groups = Sequence[Sequence[int]]  # (size, channels) of each group's latents, from the top to the image
 
@@ -156,7 +157,7 @@ class TopDown(nn.Module):
         for group, part in zip(self.groups, self.slices, strict=True):
             states.append(h)
             h = group(h, u[:, part])
-        return Walk(u, tuple(states), logits=h)
+        return Walk(u, tuple(states), logits=after_autocast(h))
 
     def ancestral(self, features: Sequence[Tensor], noise: Tensor) -> tuple[Walk, DiagonalGaussian]:
         """Go down with u_l = m_l + s_l·noise_l, for noise (N, D), 0 for the means; and q(u_l|u_<l, x) on this path."""
@@ -169,7 +170,7 @@ class TopDown(nn.Module):
             states.append(h)
             given.append(q)
             h = group(h, u)
-        return Walk(torch.cat(codes, 1), tuple(states), logits=h), side_by_side(given)
+        return Walk(torch.cat(codes, 1), tuple(states), logits=after_autocast(h)), side_by_side(given)
 
     def conditionals(self, states: Sequence[Tensor], features: Sequence[Tensor]) -> DiagonalGaussian:
         """q(u_l|u_<l, x) of the image with these features along the path with these states: (N, D)."""

@@ -23,6 +23,7 @@ from torch.nn.functional import logsigmoid
 from vaenb.checks import check_choice, check_number
 from vaenb.contract import NotDefined
 from vaenb.distributions import rand_like
+from vaenb.precision import widened
 
 _HALF = 0.5 / 255  # half a grey level
 _FASTER = 10  # Adam moves every weight about lr a step, and the log of a width has some units to go
@@ -73,6 +74,9 @@ class ContinuousBernoulli(Likelihood):
     """
 
     def mean(self, logits: Tensor) -> Tensor:
+        return self._mean(widened(logits)).to(logits.dtype)
+
+    def _mean(self, logits: Tensor) -> Tensor:
         near = logits.abs() < 0.1  # the two poles cancel at 0: use the series there
         safe = torch.where(near, torch.ones_like(logits), logits)
         # Beyond e^80 the first pole's part is 0 in float32, and its gradient 0·inf.
@@ -80,6 +84,7 @@ class ContinuousBernoulli(Likelihood):
         return torch.where(near, 0.5 + logits / 12 - logits**3 / 720, poles)
 
     def log_prob(self, x: Tensor, logits: Tensor) -> Tensor:
+        logits = widened(logits)
         size = logits.abs()
         near = size < 0.01
         safe = torch.where(near, torch.ones_like(size), size)
@@ -117,7 +122,8 @@ class Gaussian(Likelihood):
 class LearnedGaussian(Likelihood, nn.Module):
     """N(sigmoid(logits), σ²) per pixel with one learned σ for all pixels (σ-VAE: Rybkin et al., 2021).
 
-    It is trained on dequantised images, and measured on them: log p of 8-bit images is then bounded, see `dequantize`.
+    It is trained on dequantised images, and is to be measured on them, `elbo(model, dequantize(x, generator))`: log p
+    of 8-bit images is then bounded, see `dequantize`.
     """
 
     dequantized = True

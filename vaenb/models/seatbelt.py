@@ -116,7 +116,7 @@ class Seatbelt(VAE):
 
     def logits(self, z: Tensor) -> Tensor:
         check_input(self, z, "z", (self.latent_dim,))
-        return self.decoder(z if self.skip else z[:, self.layer_slices[0]])
+        return after_autocast(self.decoder(z if self.skip else z[:, self.layer_slices[0]]))
 
     def prior(self, z: Tensor) -> DiagonalGaussian:
         """p(z^i|z^{i+1}) of each layer given the one above in z, and p(z^L), side by side: (N, L·d)."""

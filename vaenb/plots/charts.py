@@ -80,8 +80,11 @@ def lines(
         bar = {}
         if error is not None:
             bar["error_y"] = _arms(values, mean, error)
-            shift = 0.012 * (number - (len(series) - 1) / 2) * beside
-            places = places * (last / first) ** shift if log_x else places + shift * (last - first)
+            shift = 0.012 * (number - (len(series) - 1) / 2)
+            if beside and log_x:
+                places = places * (last / first) ** shift
+            elif beside:
+                places = places + shift * (last - first)
         symbol = next(symbols)
         fig.add_scatter(x=plain(places), y=plain(mean), name=name, line=line, marker_symbol=symbol, **bar)
     fig.update_traces(mode="lines+markers")

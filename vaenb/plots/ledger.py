@@ -25,6 +25,7 @@ _LOOKS = {
     rule.NO_VERDICT: ("#999999", "square-open"),
     rule.NOT_MEASURED: ("#CCCCCC", "square-open"),
 }
+_PATTERNS = {rule.NO_EFFECT: "/", rule.NO_VERDICT: "."}  # whose colour is another's, too
 _EDGE = 10.0  # half-widths of an interval; what lies beyond is drawn there
 _BOUND = {"dash": "dash", "color": "#555555", "width": 1}
 _POOLED = "all together"
@@ -41,10 +42,13 @@ def verdicts(findings: Sequence[Finding], *, title: str = "") -> go.Figure:
             documents.append(document)
     fig = go.Figure()
     for verdict, (color, _) in _LOOKS.items():
+        pattern = _PATTERNS.get(verdict, "")
         counts = [counted[document, verdict] for document in documents]
         if any(counts):
             text = [str(count or "") for count in counts]
-            fig.add_bar(x=documents, y=counts, text=text, name=verdict, marker_color=color)
+            fig.add_bar(
+                x=documents, y=counts, text=text, name=verdict, marker_color=color, marker_pattern_shape=pattern
+            )
     fig.update_traces(textposition="inside")
     fig.update_xaxes(title="document", type="category")
     return framed(fig, 760, 420, title=title, barmode="stack", yaxis_title="claims")
@@ -92,7 +96,9 @@ def _distance(finding: Finding) -> Estimate:
         ends = (b - ends)[::-1]
     else:
         ends = ends - b
-    half = (pool.high - pool.low) / 2 or abs(ends[1]) / _EDGE or 1.0  # a formula's interval has no width
+    half = (pool.high - pool.low) / 2
+    if half == 0:  # a formula's interval has no width: the effect alone says how far
+        half = abs(ends[1]) / _EDGE or 1.0
     low, effect, high = (ends / half).clip(-_EDGE, _EDGE)
     return Estimate(effect, low, high)
 

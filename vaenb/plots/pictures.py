@@ -59,7 +59,7 @@ def image_slider(
     if not at or len(set(counts)) > 1:
         raise ValueError(f"places, rows, curves: as many of each, one or more, expected, got {counts}")
     if len(set(map(_place, at))) < len(at):
-        raise ValueError(f"places: different numbers expected, got {at}")
+        raise ValueError(f"places: numbers that differ in three digits expected, got {at}")
     labels, first = list(rows[0]), 2 * len(rows) // 3  # begin where there is something to see
     fig = make_subplots(1, 2, column_widths=[0.62, 0.38], horizontal_spacing=0.09)
     pictures = []

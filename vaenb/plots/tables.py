@@ -28,7 +28,10 @@ def mean_and_error(values: Tensor) -> tuple[Tensor, Tensor | None]:
 
 
 def series(lines: Mapping[str, tuple[Tensor, Tensor]]) -> list[dict]:
-    """Rows of named series of (places (K,), values (K,) or (K, N)), as `lines` draws them."""
+    """Rows of named series of (places (K,), values (K,) or (K, N)) that `lines` draws: means and standard errors.
+
+    (Of shares `lines` draws Wilson's interval instead, which mean and n give.)
+    """
     rows = []
     for name, (places, values) in lines.items():
         mean, error = mean_and_error(values)

@@ -9,7 +9,7 @@ from torch import Tensor
 from vaenb.attacks.classifier import predict
 from vaenb.checks import check_classifier, check_images, check_labels, check_radii, check_shape
 from vaenb.plots import COLORS
-from vaenb.widgets.chart import Chart, Explorer, Numbers, check_pairs, enlarged, radius_slider, slider_of
+from vaenb.widgets.chart import Chart, Explorer, Numbers, check_keys, check_pairs, enlarged, radius_slider, slider_of
 
 Images = dict[tuple, Tensor]
 
@@ -38,8 +38,8 @@ class BehindExplorer(Explorer):
         check_classifier(classifier)
         check_images(x)
         check_labels(labels, len(x))
-        attackers = check_pairs("attacked", attacked, kinds, "(…, attacker)")
-        check_pairs("cleaned", cleaned, kinds, "(…, attacker)")
+        attackers = check_pairs("attacked", attacked, kinds, "(…, attacker)", of="kinds")
+        check_keys(attacked, cleaned=cleaned)
         self.x, self.labels, self.places = x, labels, places
         self.attacked, self.cleaned = attacked, cleaned
         self.before: Images = {}  # labels of what the attacker made, (K, N)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from html import escape
 from itertools import product
 from typing import Any
 
@@ -71,11 +72,11 @@ def radius_slider(radii: Numbers, description: str) -> ipw.SelectionSlider:
     return slider_of(range(len(radii)), description, lambda k: f"{radii[k]:.3g}", index=len(radii) // 2)
 
 
-def check_pairs(name: str, results: Mapping, models: Iterable, pair: str) -> list:
+def check_pairs(name: str, results: Mapping, models: Iterable, pair: str, *, of: str = "models") -> list:
     """Refuse results that are not there for each pair of a model and something else; give what else there is."""
     others = list(dict.fromkeys(other for _, other in results))
     if not results or set(results) != set(product(models, others)):
-        raise ValueError(f"{name}: one for each {pair} of models {list(models)} expected, got {list(results)}")
+        raise ValueError(f"{name}: one for each {pair} of {of} {list(models)} expected, got {list(results)}")
     return others
 
 
@@ -109,7 +110,7 @@ def drawing(width: int, height: int, marks: Iterable[str]) -> bytes:
 
 
 def text(x: object, y: object, label: str, style: str = _MIDDLE) -> str:
-    return f'<text x="{x}" y="{y}"{style}>{label}</text>'
+    return f'<text x="{x}" y="{y}"{style}>{escape(label)}</text>'
 
 
 def polyline(points: Iterable[Range], color: str, style: str) -> str:
@@ -195,6 +196,10 @@ class Chart:
 def _ticks(ends: Range) -> list[tuple[float, str]]:
     """Both ends and the middle, in as many decimals as tell them apart: −7123 among hundreds, 0.05 among tenths."""
     low, high = ends
-    decimals = max(0, 1 - math.floor(math.log10(abs(high - low))))
-    shape = f".{decimals}f" if decimals < 5 else ".2g"
-    return [(value, f"{value:{shape}}") for value in (low, (low + high) / 2, high)]
+    middle, span = (low + high) / 2, abs(high - low)
+    decimals = max(0, 1 - math.floor(math.log10(span)))
+    if abs(round(middle, decimals) - middle) > span / 100:  # 0.8 for 0.75
+        decimals += 1
+    tiny = max(abs(low), abs(high)) < 1e-4
+    shape = ".2g" if tiny else f".{decimals}f"
+    return [(value, f"{value:{shape}}") for value in (low, middle, high)]

@@ -75,7 +75,10 @@ class EffortExplorer(Explorer):
         for name, part in sorted(self.found):
             places.setdefault(name, []).append(self._place(name, part))
             shares.setdefault(name, []).append(self.share(name, part))
-        ends = sorted(sum(places.values(), []))
+        ends: list[float] = []
+        for of_attack in places.values():
+            ends += of_attack
+        ends.sort()
         chart = Chart(
             (ends[0], max(ends[-1], ends[0] + 1)), (0, 1), "log₁₀ of gradients an image", "labels kept with HMC"
         )

@@ -1,6 +1,7 @@
 """The explorer of attacks on decoders (notebooks 00, 03 and 04)."""
 
 from functools import lru_cache
+from html import escape
 
 import torch
 from torch import Tensor
@@ -55,7 +56,7 @@ class LatentAttackExplorer(Explorer):
         self.picture.value = enlarged(row, width=192)
         shown = []
         for metric, values in curve.values.items():
-            shown.append(f"{metric} <b>{values[k, i]:.3f}</b>")
+            shown.append(f"{escape(metric)} <b>{values[k, i]:.3f}</b>")
         self.say(f"reconstruction against attacked reconstruction: {shown[0]}", *shown[1:])
         radii, ssim = curve.radii.tolist(), curve.values["SSIM"]
         low = min(0.0, ssim.min().item())

@@ -1,5 +1,6 @@
 """The explorer of how far an image must be changed before it is taken for its target (notebook 08)."""
 
+from html import escape
 from itertools import cycle
 
 import torch
@@ -39,7 +40,7 @@ class LengthExplorer(Explorer):
             self.kept[at] = mse(self.copies[at], x) < mse(self.copies[at], target)
         self.length = slider_of(self.lengths, "length of the change", index=len(self.lengths) // 2)
         self.image = slider_of(range(len(x)), "pair", **LAZY)
-        names = " · ".join(models)
+        names = escape(" · ".join(models))
         super().__init__(f"image above its target · attacked above what the model makes of it: {names}")
 
     def share(self, name: str, length: float) -> float:
@@ -59,7 +60,7 @@ class LengthExplorer(Explorer):
             chart.line(self.lengths, shares, color, name=name)
             chart.dot(length, self.share(name, length), color)
             fate = "stays" if self.kept[name, length][i] else "turns"
-            told.append(f"{name}: <b>{fate}</b>, {self.share(name, length):.0%} of all stay")
+            told.append(f"{escape(name)}: <b>{fate}</b>, {self.share(name, length):.0%} of all stay")
         self.picture.value = enlarged(torch.stack(above), torch.stack(below), width=96)
         self.say(*told)
         self.curve.value = chart.svg()

@@ -65,7 +65,7 @@ class DetectorExplorer(Explorer):
             return -math.inf
         innocent, _ = self.scores[detector][pair]
         ordered = innocent.sort(descending=True).values
-        return ordered[int(rate * len(ordered))].item()
+        return ordered[math.floor(rate * len(ordered) + 1e-9)].item()  # .7 of 90 is 62.99… to a computer
 
     def _draw(self, change=None) -> None:
         detector, pair = self.detector.value, self.pair.value
@@ -182,7 +182,7 @@ class ContrastExplorer(Explorer):
         drawn = torch.stack([one, mean])
         low, high = drawn.min().item(), drawn.max().item()
         high = max(high, low + 1e-6 * max(1.0, abs(low)))
-        chart = Chart((0, self.contrasts[-1]), (low, high), "contrast", name)
+        chart = Chart((0, self.contrasts[-1]), (low, high), "contrast", score)
         names = "this image", f"mean of {len(self.x)}"
         self.curve.value = chart.one_of_many(self.contrasts, values[level], i, k, *names)
 
@@ -204,7 +204,7 @@ def _histograms(groups: dict[str, Tensor], mark: float, x_title: str, mark_title
         counts = torch.histogram(clipped, edges).hist
         shares.append((counts / len(values)).tolist())
     top = 1.25 * max(map(max, shares))
-    chart = Chart((low, high), (0, top), escape(x_title), "share")
+    chart = Chart((low, high), (0, top), x_title, "share")
     for name, share, color in zip(groups, shares, COLORS, strict=False):
         chart.line(middles, share, color, name=name)
     at = min(max(mark, low), high)

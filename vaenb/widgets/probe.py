@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from itertools import cycle
+from html import escape
 
 import torch
 from torch import Tensor
@@ -71,7 +71,7 @@ class ConsistencyExplorer(Explorer):
         for label, count in zip(*labels.unique(return_counts=True), strict=True):
             votes.append(f"{count} × {label}")
         self.say(
-            f"{kind}, ε = {eps:g}: the classifier says <b>{self.own[kind][k, i]}</b>, "
+            f"{escape(kind)}, ε = {eps:g}: the classifier says <b>{self.own[kind][k, i]}</b>, "
             f"of {s} reconstructions {', '.join(votes)}: n = <b>{len(votes)}</b>"
         )
         self.curve.value = self._shares(k, s)
@@ -82,7 +82,8 @@ class ConsistencyExplorer(Explorer):
         top = max(0.5, *map(max, share.values()))
         chart = Chart((0, self.radii[-1]), (0, top), "radius ε (of the pixel range)", "share n ≥ 2")
         chart.make_room()
-        for (kind, line), color in zip(share.items(), cycle((COLORS[0], COLORS[2])), strict=False):
+        others = COLORS[:1] + COLORS[2:]  # the dot's is the second
+        for (kind, line), color in zip(share.items(), others, strict=False):
             chart.line(self.radii, line, color, name=f"{kind}, {self.own[kind].shape[1]} images")
         chart.dot(self.radii[k], share[self.kind.value][k])
         return chart.svg()
@@ -93,6 +94,9 @@ def _radii(changed: dict[str, dict[float, Tensor]]) -> list[float]:
     lists = list(map(list, changed.values()))
     if not lists or any(radii != lists[0] or len(radii) < 2 or radii[0] != 0 for radii in lists):
         raise ValueError(f"changed: of each change images for the same ε, 0 and larger, expected, got {lists}")
+    counts = {len(x) for images in changed.values() for x in images.values()}
+    if len(counts) > 1:
+        raise ValueError(f"changed: as many images of each change expected, got {sorted(counts)}")
     return lists[0]
 
 

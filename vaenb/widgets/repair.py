@@ -15,8 +15,9 @@ from vaenb.sampling.posterior import posterior_density
 from vaenb.widgets.chart import LAZY, Explorer, check_pairs, circle, drawing, enlarged, polyline, slider_of, text
 
 _SIZE, _EDGE = 300, 30  # of the slice, in pixels
+_END = ' text-anchor="end"'
 _HALO = ' stroke="white" stroke-width="3" paint-order="stroke"'
-_NOTE = "log p(z | attacked image) on a plane, white: high; the path is projected"
+_NOTE = "log p(z | attacked image) on a plane, white: high;", "the path is projected"
 _HEAT = (
     f'<image x="{_EDGE}" y="{_EDGE}" width="{_SIZE}" height="{_SIZE}" '
     'preserveAspectRatio="none" href="data:image/png;base64,{}"/>'
@@ -100,8 +101,9 @@ def _path_svg(plane: Slice, path: Tensor, codes: Tensor, t: int) -> bytes:
         polyline(places, COLORS[1], ' stroke-width="1.5"'),
         _named_dot(_place(plane, codes[0]), COLORS[0], "clean code"),
         _named_dot(_place(plane, codes[1]), COLORS[3], "attacked"),
-        _named_dot(places[t], COLORS[1], "now"),
-        text(_EDGE, _EDGE - 10, _NOTE, ""),
+        _named_dot(places[t], COLORS[1], "now", left=True),
+        text(_EDGE, _EDGE - 18, _NOTE[0], ""),
+        text(_EDGE, _EDGE - 4, _NOTE[1], ""),
         text(width / 2, width - 10, "clean code to attacked code →"),
     ]
     return drawing(width, width + 20, marks)
@@ -110,12 +112,22 @@ def _path_svg(plane: Slice, path: Tensor, codes: Tensor, t: int) -> bytes:
 def _place(plane: Slice, z: Tensor) -> tuple[float, float]:
     """Where a code lies in the picture, in pixels."""
     a, b = plane.project(z[None])[0]
-    x = (a - plane.a[0]) / (plane.a[-1] - plane.a[0])
-    y = (b - plane.b[0]) / (plane.b[-1] - plane.b[0])
-    return _EDGE + _SIZE * x.item(), _EDGE + _SIZE * (1 - y.item())
+    x, y = _share(a, plane.a), _share(b, plane.b)
+    return _EDGE + _SIZE * x, _EDGE + _SIZE * (1 - y)
 
 
-def _named_dot(place: tuple[float, float], color: str, name: str) -> str:
+def _share(at: Tensor, ticks: Tensor) -> float:
+    """How far along the picture a place is: the ticks are the middles of its cells."""
+    cells = len(ticks)
+    along = (at - ticks[0]) / (ticks[-1] - ticks[0]) * (cells - 1)
+    return (0.5 + along.item()) / cells
+
+
+def _named_dot(place: tuple[float, float], color: str, name: str, *, left: bool = False) -> str:
+    """A dot with its name to the right, or to the left, where it may lie on another."""
     x, y = place
-    label = text(f"{x + 9:.1f}", f"{y + 4:.1f}", name, _HALO)
+    if left:
+        label = text(f"{x - 9:.1f}", f"{y + 4:.1f}", name, f"{_END}{_HALO}")
+    else:
+        label = text(f"{x + 9:.1f}", f"{y + 4:.1f}", name, _HALO)
     return circle(x, y, color, ' stroke="white"') + label

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from functools import lru_cache
+from html import escape
 from itertools import cycle
 
 import ipywidgets as ipw
@@ -56,7 +57,7 @@ class UnitExplorer(Explorer):
         self.image = slider_of(range(len(x)), "test image", **LAZY)
         self.unit.observe(self._relabel, "value")
         self.lam.observe(self._relabel, "value")
-        names = ", ".join(next(iter(models.values())))
+        names = escape(", ".join(next(iter(models.values()))))
         super().__init__(f"original · reconstructions by {names}, and below them attacked ones")
         if len(models) == 1:
             self.sliders.children = self.unit, self.eps, self.image
@@ -123,7 +124,7 @@ class UnitExplorer(Explorer):
             decoded = self._decoded(lam, name, i)
             clean.append(decoded[0])
             attacked.append(decoded[at])
-            shown.append(f"{name} {self.radii[at]:.3g}")
+            shown.append(f"{escape(name)} {self.radii[at]:.3g}")
         return [torch.stack(clean), torch.stack(attacked)], ", ".join(shown)
 
 
@@ -134,7 +135,7 @@ def ordered(scores: Mapping[str, float]) -> str:
         score = f"{scores[name]:z.2f}"
         if text:
             text += " = " if score == last else " > "
-        text += f"{name} {score}"
+        text += f"{escape(name)} {score}"
         last = score
     return text
 
