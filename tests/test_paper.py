@@ -355,6 +355,18 @@ def test_damaged_evidence_never_replaces_what_is_kept(project):
     assert (project / "figures" / "claims.json").read_text() == kept
 
 
+def test_what_a_crash_left_aside_comes_back(project):
+    assert main(["paper", "--workers", "1"]) == 0
+    (job,) = plan.jobs()
+    target = evidence.collect(job.folder)
+    aside = project / f".{target.name}.old"
+    target.rename(aside)  # as between the two renamings
+    (job.folder / "evidence.npz").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"evidence.npz is damaged"):
+        evidence.collect(job.folder)
+    assert (target / "evidence.npz").is_file() and not aside.exists()
+
+
 def test_what_can_not_be_kept_stops_no_other_run_and_readers_run_last_and_again(project, capsys):
     first = json.loads((project / "figures" / "plan.json").read_text())[0]
     shutil.copy(project / "notebooks" / "00_tiny.ipynb", project / "notebooks" / "01_other.ipynb")

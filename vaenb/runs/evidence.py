@@ -56,6 +56,8 @@ def _taken_in(folder: Path, about: dict, entry: Entry) -> Path:
     target = figures_folder() / entry.folder
     # not in figures/, as one that a crash leaves is no run, and on its file system
     part, old = (figures_folder().resolve().parent / f".{entry.folder}.{ending}" for ending in ("part", "old"))
+    if old.exists() and not target.exists():  # stopped between the two renamings below
+        old.rename(target)
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     for name in entry.figures:
