@@ -307,7 +307,7 @@ def _shielded(arguments: list[str]) -> list[str]:
     shielded = []
     since = None  # how many arguments stand between the last -p and here
     for text in arguments:
-        is_option = _OPTION.fullmatch if since == 1 else _OPTION.match  # a value such as -p-1 is none
+        is_option = _OPTION.fullmatch if since == 1 else _OPTION.match  # a first value may begin as one does: -o1
         if is_option(text):
             since = 0 if text == "-p" or text.startswith("--pa") else None
         elif since is not None:
