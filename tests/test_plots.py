@@ -239,8 +239,16 @@ def test_small_images_are_enlarged():
 def test_scatter_marks_each_group_its_own_way():
     fig = plots.scatter({"a": torch.tensor([[1.0, 2.0]]), "b": torch.tensor([[3.0, 4.0]])}, x="u", y="v")
     assert [(t.name, list(t.x), list(t.y)) for t in fig.data] == [("a", [1.0], [2.0]), ("b", [3.0], [4.0])]
-    many = plots.scatter({str(k): torch.zeros(1, 2) for k in range(12)})
-    assert len({(t.marker.symbol, t.marker.color) for t in many.data}) == 12
+
+
+def test_a_dozen_groups_look_a_dozen_ways():
+    names = [str(k) for k in range(12)]
+    points = plots.scatter(dict.fromkeys(names, torch.zeros(1, 2)))
+    assert len({(t.marker.symbol, t.marker.color) for t in points.data}) == 12
+    lines = plots.lines(dict.fromkeys(names, (torch.arange(3.0), torch.zeros(3))))
+    assert len({(t.marker.symbol, t.line.color) for t in lines.data}) == 12
+    curves = [t for t in plots.dd_curves(dict.fromkeys(names, some_curve())).data if t.name and t.showlegend]
+    assert len({(t.marker.symbol, t.line.color) for t in curves}) == 12
 
 
 @pytest.fixture

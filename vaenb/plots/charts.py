@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from vaenb.metrics.calibration import Binned, Reliability
     from vaenb.stats import Estimate
 
-_LINE_SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "cross", "star")
+_LINE_SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "cross")  # not as many as colours
 _BIN_SYMBOLS = ("circle", "square", "x")
 
 

@@ -1,12 +1,11 @@
 """Distortion over attack radius."""
 
-from itertools import cycle
 from typing import TYPE_CHECKING
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from vaenb.plots.style import COLORS, framed, plain
+from vaenb.plots.style import framed, marked, plain
 from vaenb.plots.tables import mean_and_error
 
 if TYPE_CHECKING:
@@ -30,9 +29,10 @@ def dd_curves(
     fig = make_subplots(1, len(metrics), horizontal_spacing=0.12)
     for column, metric in enumerate(metrics, start=1):
         where = {"row": 1, "col": column}
-        for (name, curve), color in zip(curves.items(), cycle(COLORS), strict=False):
+        for name, curve, marker in marked(curves):
+            color = marker["color"]
             band(fig, curve, metric, color, where)
-            style = {"showlegend": column == 1, "line_color": color, **where}
+            style = {"showlegend": column == 1, "line_color": color, "marker_symbol": marker["symbol"], **where}
             mean_line(fig, curve, metric, name=name, **style)
             if name in controls:
                 control = f"{name}, random"
