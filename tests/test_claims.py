@@ -444,6 +444,7 @@ def test_longer_runs_must_gain_little_and_move_the_statistic_no_more_than_runs_d
     # the t range of one run beside five: 2.776 · .0316 · √(1 + 1/5)
     assert gate.numbers["runs differ by"] == pytest.approx(0.0961, abs=1e-4)
     assert gate.numbers["longer statistic"] - gate.numbers["statistic"] == pytest.approx(moved)
+    assert gate.within_chance is (passed and moved > 0.025)  # half the margin
     if not passed:
         told = "gain 0.004 nats a pixel" if gain > 0.003 else "move the number from 0.3 to 0.5"
         assert gate.failure == f"the models had not converged: more passes {told}"
@@ -762,6 +763,17 @@ def test_what_has_no_answer_stands_with_its_reason():
     measured(0.05, 0.05, but="converged")
     (line,) = tables.unsettled(ledger(claims.found())).splitlines()[2:]
     assert "`002a.hmc.sim`" in line and "converged gate FAILED: conv002a" in line
+
+
+def test_what_hangs_on_how_runs_differ_is_listed_with_its_numbers():
+    numbers = {"statistic": 0.3, "longer statistic": 0.35, "allowed": 0.025, "runs differ by": 0.0961}
+    by_chance = gates.Gate("converged", "conv002a", True, numbers, ("002a.hmc.sim",))
+    sure = replace(by_chance, numbers=numbers | {"longer statistic": 0.32})
+    decided = replace(ledger([])[0], claim=claims.find("002a.hmc.sim"), verdict=rule.REPRODUCED)
+    listed = tables.within_chance([replace(decided, gates=(by_chance, sure))]).splitlines()[2:]
+    assert listed == ["| `002a.hmc.sim` | reproduced | 0.3 | 0.35 | 0.025 | 0.0961 |"]
+    still_open = replace(decided, verdict=rule.INCONCLUSIVE, gates=(by_chance,))
+    assert len(tables.within_chance([still_open]).splitlines()) == 2
 
 
 def test_questions_are_answered():

@@ -50,6 +50,12 @@ class Gate:
         """Whether this gate is of this cell of a claim."""
         return claim_id in self.claims and (not self.cells or cell in self.cells)
 
+    @property
+    def within_chance(self) -> bool:
+        """Whether it passed only because runs of one length differ: the longer run moved by half the margin or more."""
+        n = self.numbers
+        return self.passed and "longer statistic" in n and abs(n["longer statistic"] - n["statistic"]) >= n["allowed"]
+
     def __str__(self) -> str:
         told = ", ".join(f"{name} {number:.4g}" for name, number in self.numbers.items())
         return f"{self.kind} gate {'passed' if self.passed else 'FAILED'}: {self.name} ({told})"

@@ -32,6 +32,7 @@ ANSWERS = {
     MIXED: "mixed",
     INCONCLUSIVE: "open",
 }
+DECIDED = (REPRODUCED, SMALL, CONTRADICTED, MIXED, NO_EFFECT)
 LEVEL = 0.025  # of a test on one side
 
 

@@ -62,6 +62,19 @@ def unsettled(findings: Sequence[Finding], *, root: str = "") -> str:
     return _table(lines)
 
 
+def within_chance(findings: Sequence[Finding]) -> str:
+    """Lay out the verdicts that hang on how runs of one length differ, a line for each such gate, as Markdown."""
+    lines = [["claim or question", "verdict", "the runs' mean", "a longer run", "half the margin", "runs differ by"]]
+    for finding in findings:
+        if finding.verdict in rule.DECIDED:
+            name = _named(finding, f"`{finding.claim.id}`")
+            for gate in finding.gates:
+                if gate.within_chance:
+                    told = [gate.numbers[key] for key in ("statistic", "longer statistic", "allowed", "runs differ by")]
+                    lines.append([name, finding.answer, *(f"{number:.3g}" for number in told)])
+    return _table(lines)
+
+
 def plain(findings: Sequence[Finding]) -> str:
     """Lay findings out for a terminal: by id, with padded columns."""
     lines = [["claim", "document", "here [95 %]", "verdict", "k of n"]]

@@ -189,6 +189,7 @@ def whole_ledger(runs: list[claims.Run]) -> str:
         claims=tables.documents(findings, root=_NOTEBOOKS),
         legend=tables.LEGEND,
         questions=tables.questions(findings, root=_NOTEBOOKS),
+        within_chance=tables.within_chance(findings),
     )
 
 
