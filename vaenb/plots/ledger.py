@@ -112,8 +112,8 @@ def claim_slider(findings: Sequence[Finding]) -> go.Figure:
             found.append(finding)
     if not frames:
         return framed(go.Figure(), 900, 200, title="No claim was measured yet")
-    argued = [k for k, finding in enumerate(found) if finding.verdict == rule.CONTRADICTED and len(finding.cells) > 1]
-    first = argued[0] if argued else 0
+    told = [finding.verdict for finding in found]
+    first = next((told.index(verdict) for verdict in (rule.MIXED, rule.CONTRADICTED) if verdict in told), 0)
     fig = go.Figure(frames[first].data, frames=frames)
     now = {"prefix": "claim ", "font": {"color": "#222222", "size": 14}}
     bare = {"font": {"color": "rgba(0,0,0,0)"}, "ticklen": 0, "minorticklen": 0}
