@@ -39,7 +39,7 @@ def test_every_picture_is_in_the_manifest_and_every_entry_has_its_files():
 def test_every_run_says_what_made_it_and_what_it_took():
     keys = ("notebook", "profile", "settings", "seeds", "data", "device", "threads", "versions", "started")
     for run in MANIFEST:
-        for key in (*keys, "seconds", "peak_memory_gib"):
+        for key in (*keys, "seconds"):
             assert run[key] is not None, f"{run['folder']}: no {key}"
         assert (ROOT / "notebooks" / f"{run['notebook']}.ipynb").is_file()
 

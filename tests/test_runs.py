@@ -59,7 +59,7 @@ print(f"{beta!r}")
     assert recorded(folder)["effect"] == 4.0
     about = json.loads((folder / "run.json").read_text())
     assert about["settings"] == {"profile": "quick", "beta": 4.0, "seed": 0} and about["parameters"] == {"beta": 4.0}
-    assert about["seconds"] > 0 and 0.01 < about["peak_memory_gib"] < 4
+    assert about["seconds"] > 0
 
 
 def test_an_unknown_parameter_is_refused_before_anything_runs(notebook):
