@@ -365,7 +365,6 @@ def test_budgets_have_names(model, x):
     "build",
     [
         lambda: vae(image_shape=(1, 16, 16), latent_dim=3, net="mlp"),
-        lambda: vae(image_shape=(1, 16, 16), latent_dim=3, net="mlp", likelihood="categorical"),
         lambda: vae(image_shape=(1, 16, 16), latent_dim=3, net="conv001", likelihood="learned_gaussian"),
         lambda: deterministic_ae(image_shape=(1, 16, 16), latent_dim=3),
         lambda: hierarchical_vae(image_shape=(1, 16, 16)),

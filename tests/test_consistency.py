@@ -53,14 +53,6 @@ def test_without_noise_all_reconstructions_have_one_label():
     torch.testing.assert_close(found.log_mean, expected, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("chunk", [7, 100, 10_000])
-def test_chunks_change_nothing(chunk):
-    model, x = Fixed(0.3), images(530)
-    one, other = (consistency(classifier, model, x, samples=3, generator=seeded(), chunk=size) for size in (512, chunk))
-    assert (one.labels == other.labels).float().mean() > 0.999  # but for rounding
-    torch.testing.assert_close(one.log_mean, other.log_mean, rtol=1e-3, atol=1e-3)
-
-
 def test_a_seed_gives_the_same_again_and_another_does_not():
     one, same, other = (consistency(classifier, Fixed(0.3), images(), generator=seeded(s)) for s in (0, 0, 1))
     assert one.log_mean.equal(same.log_mean) and not one.log_mean.equal(other.log_mean)

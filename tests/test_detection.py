@@ -107,14 +107,6 @@ def test_the_argument_that_is_no_list_of_scores_is_named(bad):
 # What the VAE says
 
 
-@pytest.mark.parametrize("chunk", [7, 100, 10_000])
-def test_chunks_change_nothing(chunk):
-    model, x = Fixed(0.3), images(530)
-    a, b = (signals(model, x, samples=3, generator=seeded(), chunk=size) for size in (512, chunk))
-    torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(likelihood_path(model, x, chunk=chunk), likelihood_path(model, x))
-
-
 def test_a_seed_gives_the_same_again_and_another_does_not():
     one, same, other = (signals(Fixed(0.3), images(), generator=seeded(s))["kl"] for s in (0, 0, 1))
     assert one.equal(same) and not one.equal(other)
@@ -129,7 +121,7 @@ def test_no_gradient_is_kept():
 @pytest.mark.parametrize("function", [signals, likelihood_path])
 @pytest.mark.parametrize(
     ("wrong", "error"),
-    [({"x": 255 * images()}, ValueError), ({"model": object()}, TypeError), ({"chunk": 0}, ValueError)],
+    [({"x": 255 * images()}, ValueError), ({"model": object()}, TypeError)],
 )
 def test_bad_input_is_named(function, wrong, error):
     (name,) = wrong
@@ -165,7 +157,7 @@ def test_the_negative_elbo_is_that_of_the_likelihoods_for_a_hierarchy_too():
     deep = hierarchical_vae(image_shape=(1, 16, 16), channels=8, groups=((2, 1), (4, 1), (8, 1))).eval()
     for model, n in [(flat, 520), (deep, 4)]:
         x = torch.rand(n, 1, 16, 16, generator=seeded())
-        found = signals(model, x, samples=3, generator=seeded(), chunk=3)
+        found = signals(model, x, samples=3, generator=seeded())
         bound = elbo(model, x, samples=3, generator=seeded())
         torch.testing.assert_close(found["negative_elbo"], -bound, rtol=1e-5, atol=1e-3)
         torch.testing.assert_close(found["reconstruction"] + found["kl"], found["negative_elbo"])

@@ -543,12 +543,9 @@ def test_a_density_that_is_summed_over_the_batch_is_refused(summed):
         repair(model, torch.rand(3, 1, 4, 4, generator=seeded()))
 
 
-def test_what_is_no_index_of_chains_is_refused_and_a_number_in_a_tensor_is_one():
+def test_a_number_in_a_tensor_is_an_index_of_chains():
     chains = repair(LinearGaussian(), torch.rand(3, 1, 4, 4, generator=seeded()), generator=seeded())
     assert chains[chains.rhat.argmax()].mean.shape == chains[np.array(1)].mean.shape == (1, 3)
-    for index in (None, True):
-        with pytest.raises(TypeError, match="index: "):
-            chains[index]
 
 
 def test_a_likelihood_without_a_gradient_leads_no_chain():

@@ -77,7 +77,7 @@ def test_the_top_singular_pair_is_that_of_the_dense_jacobian(layout):
     z = torch.randn(2, 4, generator=seeded(), dtype=torch.float64)
     dense = torch.stack([torch.func.jacrev(lambda a: model.decode(a[None]).flatten())(row) for row in z])
     _, values, right = torch.linalg.svd(dense.detach(), full_matrices=False)
-    sigma, v = latent.top_singular(model.decode, z, iterations=200, generator=seeded(), chunk=1)
+    sigma, v = latent.top_singular(model.decode, z, iterations=200, generator=seeded())
     torch.testing.assert_close(sigma, values[:, 0], rtol=1e-6, atol=0)
     torch.testing.assert_close((v * right[:, 0]).sum(1).abs(), torch.ones(2, dtype=torch.float64), rtol=1e-6, atol=0)
 
@@ -117,7 +117,7 @@ def test_the_spectral_attack_counts_what_it_spends():
             asked.append(len(z))
             return super().decode(z)
 
-    result = latent.spectral_attack(Counted(), torch.zeros(5, 3), eps=1.0, iterations=7, chunk=2)
+    result = latent.spectral_attack(Counted(), torch.zeros(5, 3), eps=1.0, iterations=7)
     assert result.gradient_calls == 14
     assert sum(asked) == 5 * result.forward_calls == 20
 

@@ -196,9 +196,9 @@ MEASURES = {
     "likelihood_regret": lambda x: ood.likelihood_regret(LINEAR, x, steps=two, chunk=four, generator=seeded()),
     "hmc_regret": lambda x: ood.hmc_regret(LINEAR, x, samples=two, num_samples=four, warmup=two, generator=seeded()),
     "second_order": lambda x: second_order(LINEAR, x, x, samples=four, chains=two, generator=seeded()).second,
-    "path": lambda x: detection.likelihood_path(LINEAR, x, chunk=four),
-    "consistency": lambda x: consistency(leading_pixels, LINEAR, x, samples=two, chunk=four, generator=seeded()).kl,
-    "features": lambda x: frechet.FID(leading_pixels).features(x, chunk=four),
+    "path": lambda x: detection.likelihood_path(LINEAR, x),
+    "consistency": lambda x: consistency(leading_pixels, LINEAR, x, samples=two, generator=seeded()).kl,
+    "features": lambda x: frechet.FID(leading_pixels).features(x),
     "curve": lambda x: distortion.measure_distortion(LINEAR.decode, Z, Z, {"MSE": images.mse}, chunk=four)["MSE"],
     "binned": lambda x: calibration.binned(x[:, 0, 0, 0], x[:, 0, 0, 0], bins=four).count,
 }
@@ -264,7 +264,6 @@ def test_hmc_regret_decodes_a_chunk_at_a_time():
 @pytest.mark.parametrize(
     ("call", "name"),
     [
-        (lambda: frechet.FID(leading_pixels).features(X, chunk=0), "chunk"),
         (lambda: distortion.measure_distortion(LINEAR.decode, Z, Z, {}, chunk=0), "chunk"),
         (lambda: ood.hmc_regret(LINEAR, X, chunk=0), "chunk"),
         (lambda: plane(Z[:3] * math.nan), "points"),

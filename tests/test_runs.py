@@ -59,7 +59,7 @@ print(f"{beta!r}")
     assert recorded(folder)["effect"] == 4.0
     about = json.loads((folder / "run.json").read_text())
     assert about["settings"] == {"profile": "quick", "beta": 4.0, "seed": 0} and about["parameters"] == {"beta": 4.0}
-    assert about["seconds"] > 0 and 0.01 < about["peak_memory_gib"] < 4
+    assert about["seconds"] > 0
 
 
 def test_an_unknown_parameter_is_refused_before_anything_runs(notebook):
@@ -471,8 +471,6 @@ def test_an_ascii_terminal_and_a_reader_that_ends_are_no_errors():
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         process.stdout.close()
         assert process.stderr.read() == b"" and process.wait() == 141
-    closed = subprocess.run(["sh", "-c", 'exec "$@" >&-', "sh", *command], stderr=subprocess.PIPE)
-    assert closed.returncode == 1 and not closed.stderr
 
 
 @pytest.mark.parametrize(

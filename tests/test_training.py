@@ -21,15 +21,7 @@ from safetensors.torch import save_file
 
 from tests.oracles import seeded
 from vaenb import checkpoints, tensorfile
-from vaenb.checkpoints import (
-    Converged,
-    DamagedCheckpoint,
-    converged,
-    gain,
-    load_weights,
-    save_weights,
-    trained,
-)
+from vaenb.checkpoints import DamagedCheckpoint, gain, lengthened, load_weights, save_weights, trained
 from vaenb.data import load
 from vaenb.models import denoiser, vae
 from vaenb.models.forward_kl import forward_kl_vae
@@ -444,15 +436,6 @@ def test_bfloat16_is_refused_where_it_would_be_slow(digits, monkeypatch):
         fit(vae(**CONFIG), digits, epochs=1, precision="bfloat16")
 
 
-def test_the_gate_compares_with_a_training_of_four_thirds_of_the_passes(digits, store):
-    ask = {"epochs": 2, "batch_size": 32, "validation": 0.25, "progress": False}
-    found = converged(vae, CONFIG, digits, statistic=lambda m: m.decode(torch.zeros(1, 2)).mean(), margin=100, **ask)
-    assert found.epochs == (2, 3) and len(list(store.glob("*.safetensors"))) == 2
-    losses = [trained(vae, CONFIG, digits, **ask | {"epochs": n})[1].epochs[-1]["validation_loss"] for n in (2, 3)]
-    assert found.losses == tuple(losses) and found.gain == pytest.approx((losses[0] - losses[1]) / 64)
-    assert found.numbers["statistic"] == found.statistics[0] and not found.passed and found.gain > 0.003
-
-
 def test_a_model_may_say_how_many_nats_a_pixel_its_loss_is_worth(digits):
     before, after = (History([{"validation_loss": loss}]) for loss in (0.5, 0.4))
     model = denoiser(image_shape=(1, 8, 8), beta_1=0.1, channels=8)
@@ -460,26 +443,9 @@ def test_a_model_may_say_how_many_nats_a_pixel_its_loss_is_worth(digits):
     assert gain(vae(**CONFIG), before, after, digits) == pytest.approx(0.1 / 64)
 
 
-@pytest.mark.parametrize(
-    ("gain", "after", "passed"),
-    [(0.0029, 1.04, True), (0.003, 1.04, False), (-0.1, 1.04, True), (0.0, 1.05, False), (0.0, 0.95, False)],
-)
-def test_the_gate_is_below_three_thousandths_and_half_the_margin(gain, after, passed):
-    statistics, margin = (1.0, after), 0.1 - 1e-9
-    assert Converged((3, 4), (100.0, 99.0), gain, statistics, margin).passed == passed
-
-
-def test_the_statistic_may_move_by_what_two_runs_of_one_length_differ_by():
-    moved = {"statistics": (1.0, 1.1), "margin": 0.1}
-    assert not Converged((3, 4), (100.0, 99.0), 0.0, **moved, runs_differ=0.09).passed
-    enough = Converged((3, 4), (100.0, 99.0), 0.0, **moved, runs_differ=0.11)
-    assert enough.passed and enough.numbers["runs differ by"] == 0.11
-    assert not Converged((3, 4), (100.0, 99.0), 0.003, **moved, runs_differ=0.11).passed
-
-
-def test_a_gate_without_validation_images_is_refused(digits):
+def test_a_recipe_without_validation_images_is_not_lengthened(digits):
     with pytest.raises(ValueError, match="validation: images, or a share"):
-        converged(vae, CONFIG, digits, statistic=lambda m: 0.0, margin=0.1, epochs=1)
+        lengthened(vae, CONFIG, digits, epochs=1)
 
 
 def test_fit_works_outside_the_main_thread(digits):

@@ -15,6 +15,7 @@ from vaenb.metrics.detection import auroc
 from vaenb.metrics.images import ssim
 from vaenb.models import VAE, denoiser, deterministic_ae, reconstruct
 from vaenb.tensorfile import DamagedCheckpoint
+from vaenb.training import History
 from vaenb.zoo import building, recipes, shelf
 from vaenb.zoo.quality import STATISTICS, Statistic, accuracy, quality
 
@@ -88,6 +89,30 @@ def test_a_recipe_that_fails_its_gate_is_kept_out(tiny, monkeypatch, capsys):
     assert main(["zoo", "build", "mnist/tiny"]) == 1
     assert "mnist/tiny can't go into the zoo; lengthen its recipe" in capsys.readouterr().err
     assert zoo.names() == []
+
+
+@pytest.mark.parametrize(
+    ("gain", "after", "runs_differ", "passed"),
+    [(0.0029, 1.04, 0, True), (0.003, 1.04, 0, False), (-0.1, 1.04, 0, True), (float("nan"), 1.0, 0, False)]
+    + [(0, 1.05, 0, False), (0, 0.95, 0, False)]
+    + [(0, 1.1, 0.09, False), (0, 1.1, 0.11, True), (0.003, 1.1, 0.11, False)],
+)
+def test_the_gate_is_below_three_thousandths_and_half_the_margin_or_what_runs_differ_by(
+    tiny, monkeypatch, gain, after, runs_differ, passed
+):
+    models = [TINY.build(**TINY.arguments).eval() for _ in range(2)]
+    histories = [History([{"validation_loss": loss}] * n) for loss, n in ((100.0, 3), (99.0, 4))]
+    monkeypatch.setattr(building, "lengthened", lambda *a, **k: list(zip(models, histories, strict=True)))
+    monkeypatch.setattr(building, "gain", lambda *a: gain)
+    watched = Statistic("error", lambda model, images: 1.0 if model is models[0] else after, 0.1 - 1e-9, runs_differ)
+    monkeypatch.setitem(STATISTICS, "error", watched)
+    if not passed:
+        with pytest.raises(building.NotConverged, match="loss 100, longer loss 99, gain in nats a pixel"):
+            building.build("mnist/tiny")
+        return
+    numbers = building.build("mnist/tiny")["gate"]["numbers"]
+    assert list(numbers.values())[:8] == [3, 4, 100, 99, gain, 0.003, 1, after]
+    assert ("runs differ by" in numbers) == (runs_differ > 0)
 
 
 def test_the_same_weights_give_the_same_bytes(built):

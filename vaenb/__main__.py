@@ -20,16 +20,13 @@ _SHIELD = "\0"  # no argument of a command holds it
 
 def main(arguments: list[str] | None = None) -> int:
     """Run notebooks, sweep over their parameters, or print the ledger; return the exit status."""
-    closed = sys.stdout is None  # as by >&-
-    if closed:
-        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")  # a terminal may know no β
     options = _parser().parse_args(_shielded(sys.argv[1:] if arguments is None else arguments))
     try:
         status = options.call(options)
         sys.stdout.flush()
-        return status or int(closed)
+        return status or 0
     except BrokenPipeError:  # whoever reads has enough, as head has
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141

@@ -1,4 +1,4 @@
-"""The checkpoint store: `trained` is `fit` behind a store, and `converged` asks it whether a recipe is long enough.
+"""The checkpoint store: `trained` is `fit` behind a store, and `lengthened` asks it for a longer training, too.
 
 The weights for one description (builder, its arguments, data, recipe) are computed once and read from then on. A file
 holds data and never code, and is replaced only when its successor is whole. Beside it grows the file of a training
@@ -13,7 +13,6 @@ import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Unpack
 
@@ -22,7 +21,6 @@ from filelock import FileLock, Timeout
 from torch import nn
 
 from vaenb import files, spent, tensorfile
-from vaenb.checks import check_number
 from vaenb.data import ImageSet
 from vaenb.tensorfile import DamagedCheckpoint
 from vaenb.training import History, Recipe, TrainingInterrupted, complete, fit, named
@@ -121,71 +119,6 @@ def load_weights(model: nn.Module, path: Path | str, *, description: str | None 
     model.load_state_dict(tensors)
     model.to(memory_format=torch.channels_last).eval()
     return history
-
-
-@dataclass(frozen=True)
-class Converged:
-    """What a third more of the passes changes, and whether that is little enough to call a recipe converged."""
-
-    epochs: tuple[int, int]  # of the recipe, and of the longer training
-    losses: tuple[float, float]  # their validation losses, in nats an image
-    gain: float  # nats a pixel
-    statistics: tuple[float, float]
-    margin: float
-    runs_differ: float = 0.0  # by so much do two runs of one length
-
-    @property
-    def passed(self) -> bool:
-        """Whether the gain is below .003 nats a pixel, and the statistic moved by less than half its margin.
-
-        Where two runs of one length differ by more than that, it may move by as much as they do.
-        """
-        before, after = self.statistics
-        moved = abs(after - before) < max(self.margin / 2, self.runs_differ)
-        return moved and self.gain < LARGEST_GAIN  # which NaN is not
-
-    @property
-    def numbers(self) -> dict[str, float]:
-        """All of it by name, as it is recorded."""
-        found: dict[str, float] = {"epochs": self.epochs[0], "longer": self.epochs[1]}
-        found |= {"loss": self.losses[0], "longer loss": self.losses[1]}
-        found |= {"gain in nats a pixel": self.gain, "allowed gain": LARGEST_GAIN}
-        found |= {"statistic": self.statistics[0], "longer statistic": self.statistics[1]}
-        found["allowed"] = self.margin / 2
-        if self.runs_differ:
-            found["runs differ by"] = self.runs_differ
-        return found
-
-    def __str__(self) -> str:
-        told = ", ".join(f"{name} {number:.4g}" for name, number in self.numbers.items())
-        return f"{'converged' if self.passed else 'not converged'}: {told}"
-
-
-def converged(
-    build: Callable[..., nn.Module],
-    config: dict,
-    data: ImageSet,
-    *,
-    statistic: Callable[[nn.Module], float],
-    margin: float,
-    runs_differ: float = 0.0,
-    progress: bool = True,
-    **recipe: Unpack[Recipe],
-) -> Converged:
-    """Judge whether a recipe is long enough: a fresh training of 4/3 of its passes should change little.
-
-    It gains less than .003 nats a pixel on the recipe's `validation` images: the fall of the last validation loss, in
-    nats a pixel as `gain` has it (of a classifier that says little). And it moves `statistic(model)` by less than half
-    its `margin`, or by less than two runs of one length are known to differ by (`runs_differ`). Both models come from
-    the store, see `trained`. Raises ValueError for a recipe without validation images.
-    """
-    check_number("margin", margin, "a positive number", above=0)
-    check_number("runs_differ", runs_differ, "a number of at least 0", least=0)
-    (model, history), (longer, more) = lengthened(build, config, data, progress=progress, **recipe)
-    losses = history.epochs[-1]["validation_loss"], more.epochs[-1]["validation_loss"]
-    first, second = (float(torch.as_tensor(statistic(found)).detach()) for found in (model, longer))
-    passes = len(history.epochs), len(more.epochs)
-    return Converged(passes, losses, gain(model, history, more, data), (first, second), margin, runs_differ)
 
 
 def gain(model: nn.Module, before: History, after: History, data: ImageSet) -> float:

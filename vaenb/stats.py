@@ -416,14 +416,10 @@ def wilson(k: torch.Tensor, n: torch.Tensor | int) -> tuple[torch.Tensor, torch.
 
 
 def numbers(name: str, values: ArrayLike) -> np.ndarray:
-    """Give an array or a tensor as an array of finite floats. Raises ValueError where it is complex or not finite."""
+    """Give an array or a tensor as an array of finite floats. Raises ValueError where it is not finite."""
     if torch.is_tensor(values):
-        values = values.detach().cpu()
-        values = values if values.is_complex() else values.double()  # NumPy has no bfloat16
-    given = np.asarray(values)
-    if np.iscomplexobj(given):
-        raise ValueError(f"{name} must hold real numbers, got {given.dtype}")
-    x = given.astype(float)
+        values = values.detach().cpu().double()  # NumPy has no bfloat16
+    x = np.asarray(values).astype(float)
     if not np.isfinite(x).all():
         raise ValueError(f"{name} must be finite, got {(~np.isfinite(x)).sum()} NaN or infinite of {x.size}")
     return x

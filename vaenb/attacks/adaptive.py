@@ -31,7 +31,7 @@ from vaenb.checks import (
 )
 from vaenb.contract import LatentModel, log_joint
 from vaenb.distributions import rand_like, randn_like
-from vaenb.metrics.blocks import joined
+from vaenb.metrics.blocks import BLOCK, joined
 from vaenb.precision import no_autocast
 from vaenb.sampling import hmc
 
@@ -213,18 +213,16 @@ def posterior_tilt(
     *,
     eps: float | Tensor,
     allowed: Tensor | None = None,
-    chunk: int = 512,
 ) -> TiltAttack:
     """Change images x (N, C, H, W) so that another code becomes likelier than their own z (N, D), in closed form.
 
     Where log p(x|z) is linear in x (Bernoulli), e_i = room_i·sign(Δℓ_i) with Δℓ = ∇ₓ[log p(x|target) − log p(x|z)]
     and room_i the way that L∞ `eps` (a number or (N,)) and the box leave is the best change there is; it moves
     Σ room_i·|Δℓ_i| nats. The target is the one of `candidates` (K, D) with the least margin, of those `allowed`, bools
-    (N, K). Densities of points are compared, not masses: what a chain makes of it is to be measured. `chunk` images
-    are changed at a time.
+    (N, K). Densities of points are compared, not masses: what a chain makes of it is to be measured.
     """
     check_gradients()
-    check_model_and_images(model, x, chunk=chunk)
+    check_model_and_images(model, x)
     check_latents(z)
     check_latents(candidates, "candidates")
     codes = len(x), candidates.shape[1]
@@ -238,7 +236,7 @@ def posterior_tilt(
         raise ValueError(f"allowed: bools {shape} with at least one candidate for each image expected")
     x, z, candidates, allowed = ordinary(x), ordinary(z), ordinary(candidates), allowed.to(x.device)
     found = []
-    for rows in torch.arange(len(x), device=x.device).split(int(chunk)):
+    for rows in torch.arange(len(x), device=x.device).split(BLOCK):
         tilt = partial(_tilt, model, x[rows], z[rows], eps[rows])
         margins = torch.stack([tilt(code.expand(len(rows), -1)).margin for code in candidates], 1)
         chosen = margins.masked_fill(~allowed[rows], torch.inf).argmin(1)

@@ -81,7 +81,6 @@ def lbfgs(
     c: float = 1e-2,
     searches: int = 5,
     steps: int = 50,
-    chunk: int = 512,
 ) -> SmallestChange:
     """Find the smallest change of images x (N, C, H, W) that a classifier gives label `target` (N,).
 
@@ -89,11 +88,11 @@ def lbfgs(
     image, from `c` on: ten times larger after a success and smaller after a failure, until the two bracket it, then
     their geometric mean. See `random_targets` for the document's targets. A UserWarning gives the share of `stuck`.
     """
-    check_counts(searches=searches, steps=steps, chunk=chunk)
+    check_counts(searches=searches, steps=steps)
     check_number("c", c, "a positive weight of the norm", above=0)
     cross_entropy = loss(classifier, x, target)
     x, target = ordinary(x), target.to(x.device)
-    best, success = x, predict(classifier, x, chunk=chunk) == target  # those need no change at all
+    best, success = x, predict(classifier, x) == target  # those need no change at all
     distance = torch.where(success, 0.0, torch.inf)
     weight = torch.full_like(distance, float(c))
     low, high = torch.zeros_like(weight), torch.full_like(weight, torch.inf)  # the last to succeed, the last to fail
@@ -104,8 +103,8 @@ def lbfgs(
         return weight[index] * change + cross_entropy(x_adv, index)
 
     for _ in range(searches):
-        found = minimize(weighted, x, steps=steps, chunk=chunk)
-        fooled = predict(classifier, found.x, chunk=chunk) == target
+        found = minimize(weighted, x, steps=steps)
+        fooled = predict(classifier, found.x) == target
         far = (found.x - x).flatten(1).norm(dim=1)
         better = torch.where(fooled, far < distance, ~success)
         best = torch.where(per_row(better, x), found.x, best)

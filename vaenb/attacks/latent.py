@@ -28,6 +28,7 @@ from vaenb.checks import (
 )
 from vaenb.contract import LatentModel
 from vaenb.distributions import rand_like, randn_like
+from vaenb.metrics.blocks import BLOCK
 
 Distance = Callable[[Tensor, Tensor], Tensor]
 TARGETS = ("black", "white", "noise", "inverted")
@@ -81,7 +82,6 @@ def spectral_attack(
     eps: float | Tensor,
     iterations: int = 10,
     generator: torch.Generator | None = None,
-    chunk: int = 512,
 ) -> AttackResult:
     """Move z (N, D) by `eps` (L2; a number or (N,)) along ±v₁, the decoder's most sensitive direction at z.
 
@@ -91,23 +91,18 @@ def spectral_attack(
     `attack`, which does not count its decoding of z, a forward and a backward pass. Where the Jacobian is 0 the input
     is `stuck`, and a UserWarning gives the share. Errors: see `top_singular`.
     """
-    loss_fn = loss(model, z, chunk=chunk)
+    loss_fn = loss(model, z)
     ball = ball_around(z, eps, norm="l2")
-    sigma, v = top_singular(model.decode, z, iterations=iterations, generator=generator, chunk=chunk)
+    sigma, v = top_singular(model.decode, z, iterations=iterations, generator=generator)
     ends = [ball.project(ball.center + sign * ball.radius * v) for sign in (1, -1)]
-    result = engine.keep_best(loss_fn, ends, chunk=chunk, gradient_calls=2 * int(iterations))
+    result = engine.keep_best(loss_fn, ends, gradient_calls=2 * int(iterations))
     stuck = (sigma == 0) & (ball.radius.flatten() > 0)
     engine.warn_of_stuck(stuck)
     return replace(result, forward_calls=4, stuck=stuck)
 
 
 def top_singular(
-    function: Callable[[Tensor], Tensor],
-    z: Tensor,
-    *,
-    iterations: int = 10,
-    generator: torch.Generator | None = None,
-    chunk: int = 512,
+    function: Callable[[Tensor], Tensor], z: Tensor, *, iterations: int = 10, generator: torch.Generator | None = None
 ) -> tuple[Tensor, Tensor]:
     """Find the largest singular value (N,) and its unit right vector (like z) of a function's Jacobian at each row.
 
@@ -119,11 +114,11 @@ def top_singular(
     """
     check_gradients()
     check_rows(z, "z")
-    check_counts(iterations=iterations, chunk=chunk)
+    check_counts(iterations=iterations)
     z = ordinary(z)
     starts = steepest(randn_like(z, generator), "l2")
     sigmas, vectors = [], []
-    for part, start in zip(z.split(int(chunk)), starts.split(int(chunk)), strict=True):
+    for part, start in zip(z.split(BLOCK), starts.split(BLOCK), strict=True):
         sigma, v = _power(function, part, start, iterations)
         sigmas.append(sigma)
         vectors.append(v)

@@ -5,7 +5,6 @@ same function, without the rounding that an attack's small steps would drown in.
 """
 
 import importlib
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import Normal
 
+from vaenb import files
 from vaenb.checks import NotDefined, check_choice, check_number
 from vaenb.contract import LatentModel
 from vaenb.distributions import DiagonalGaussian, Point, standard_normal
@@ -192,10 +192,7 @@ def _config(path: Path, what: str) -> dict:
         below = sorted(path.parent.glob(f"**/{path.name}"))
         hint = f"; did you mean {below[-1].parent}?" if below else ""
         raise FileNotFoundError(f"{path} is not there; {what} expected{hint}")
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
+    return files.read_json(path, dict)
 
 
 def _library(name: str) -> Any:

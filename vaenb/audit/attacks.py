@@ -183,8 +183,3 @@ def check_strength(bench: Bench) -> None:
         before = aaddc_abs(where.radii, single, better="higher")
         after = aaddc_abs(where.radii, doubled.values["SSIM"], better="higher")
         bench.put(f"{name}: AADDC lost to a doubled attack", f"area, on {count} of the images", before - after)
-
-
-def converged(effect: float) -> bool:
-    """Whether a doubled attack found too little more to matter."""
-    return effect < CONVERGED

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from vaenb.audit.attacks import CONVERGED, RADII, converged
+from vaenb.audit.attacks import CONVERGED, RADII
 from vaenb.audit.budget import BUDGETS
 from vaenb.audit.measuring import SCORES
 from vaenb.audit.reference import REFERENCE_SIZE, Band, larger
@@ -170,7 +170,7 @@ def warnings(report: Report, band: Band) -> list[str]:
 def _attack_warnings(report: Report, name: str) -> list[str]:
     found = []
     lost = report.estimate(f"{name}: AADDC lost to a doubled attack")
-    if lost and not converged(lost.effect):
+    if lost and lost.effect >= CONVERGED:
         found.append(
             f"The attack on the {name} has not converged: doubled steps and restarts take {lost.effect:.3f} more of "
             f"its AADDC, {CONVERGED} or less expected. The model is weaker than this page says."

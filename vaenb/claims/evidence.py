@@ -38,7 +38,7 @@ _OF_SHARES = ("mean", "difference", "strongest difference")  # statistics of whi
 class Record:
     """One cell of one claim as a run measured it; `arrays` maps names to (S, N, ...) arrays, S runs and N images.
 
-    `settings` says what else was chosen, such as the attack's budget; `radii` and `levels` go along the last axes.
+    `radii` and `levels` go along the last axes.
     """
 
     claim: str
@@ -50,7 +50,6 @@ class Record:
     arrays: dict[str, np.ndarray] = field(repr=False)
     levels: tuple[float, ...] = ()
     radii: tuple[float, ...] = ()
-    settings: dict = field(default_factory=dict)
 
 
 @dataclass
@@ -79,7 +78,6 @@ class Run:
         statistic: str | None = None,
         levels: Iterable[float] = (),
         radii: Iterable[float] = (),
-        settings: Mapping | None = None,
     ) -> Record:
         """Store the arrays of one cell of a claim, each (training runs, images, ...); a second call replaces the first.
 
@@ -121,7 +119,6 @@ class Run:
             arrays=kept,
             levels=levels,
             radii=radii,
-            settings=files.plainly(dict(settings or {})),
         )
         try:
             evaluate(new.statistic, new.arrays, levels=new.levels, radii=new.radii)  # refused now, not in the ledger
@@ -253,6 +250,7 @@ def _run(folder: Path, listing: dict, arrays: dict[str, np.ndarray]) -> Run:
     run = Run(folder, **about)
     for row in listing["records"]:
         book.find(row["claim"])
+        row.pop("settings", None)  # older evidence has some, all empty
         row["arrays"] = {name: arrays[key] for name, key in row["arrays"].items()}
         for name in ("levels", "radii"):
             row[name] = tuple(row[name])

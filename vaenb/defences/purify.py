@@ -58,12 +58,10 @@ def elbo_ascent(
     steps: int = 20,
     samples: int = 4,
     generator: torch.Generator | None = None,
-    chunk: int = 512,
 ) -> Tensor:
     """Move every pixel of images x by at most `eps`, in [0, 1], to raise the ELBO of `model`: (N, C, H, W).
 
-    Steps go along the gradient's sign (`pgd`), each estimated with `samples` draws of z ~ q(z|x), which hang on
-    `chunk`: so many images are evaluated at a time. With a Bernoulli
+    Steps go along the gradient's sign (`pgd`), each estimated with `samples` draws of z ~ q(z|x). With a Bernoulli
     likelihood ∇ₓ log p(x|z) is the logit of the mean image, so that pixels are pushed to black or white: hold it
     against a plain threshold.
     """
@@ -75,7 +73,7 @@ def elbo_ascent(
         terms = [posterior.log_prob(z) - model.log_prior(z) - model.log_likelihood(x, z) for z in draws]
         return torch.stack(terms).mean(0)
 
-    search: Search = {"norm": "linf", "steps": steps, "random_start": False, "chunk": chunk}
+    search: Search = {"norm": "linf", "steps": steps, "random_start": False}
     return pgd(negative_elbo, x, eps=eps, clip=(0.0, 1.0), targeted=True, **search).adversarial
 
 

@@ -66,24 +66,23 @@ def consistency(
     *,
     samples: int = 10,
     generator: torch.Generator | None = None,
-    chunk: int = 512,
 ) -> Consistency:
     """Ask a classifier, images to logits (N, K), for images x (N, C, H, W) and `samples` reconstructions of each.
 
-    A reconstruction is the mean image of a draw z ~ q(z|x). `chunk` images are decoded and classified at a time.
+    A reconstruction is the mean image of a draw z ~ q(z|x).
     """
     check_classifier(classifier)
-    check_model_and_images(model, x, samples=samples, chunk=chunk)
+    check_model_and_images(model, x, samples=samples)
 
     def log_softmax(images: Tensor) -> Tensor:
         return logits(classifier, images).double().log_softmax(1)
 
-    own = in_blocks(log_softmax, x, size=chunk)
+    own = in_blocks(log_softmax, x)
     labels, means = [], []
     for part in x.split(BLOCK):
         q = model.posterior(part)
         draws = [q.rsample(generator=generator) for _ in range(samples)]
-        copies = in_blocks(lambda z: log_softmax(model.decode(z)), torch.cat(draws), size=chunk)  # (S·n, K)
+        copies = in_blocks(lambda z: log_softmax(model.decode(z)), torch.cat(draws))  # (S·n, K)
         each = copies.unflatten(0, (samples, -1))
         labels.append(each.argmax(2).T)
         means.append(each.logsumexp(0) - math.log(samples))

@@ -37,7 +37,7 @@ def auroc(inside, outside) -> float:
 @no_autocast
 @torch.no_grad()
 def signals(
-    model: LatentModel, x: Tensor, *, samples: int = 16, generator: torch.Generator | None = None, chunk: int = 512
+    model: LatentModel, x: Tensor, *, samples: int = 16, generator: torch.Generator | None = None
 ) -> dict[str, Tensor]:
     """Measure what a model has to say of images x (N, C, H, W), each (N,), by `samples` draws z ~ q(z|x).
 
@@ -48,25 +48,24 @@ def signals(
         mean_norm       ‖μ(x)‖₂
         sigma           mean of σ(x) over the dimensions
 
-    `chunk` images are decoded at a time; the draws do not depend on it. Raises NotDefined for a deterministic
-    autoencoder.
+    Raises NotDefined for a deterministic autoencoder.
     """
-    check_model_and_images(model, x, samples=samples, chunk=chunk)
+    check_model_and_images(model, x, samples=samples)
     found: dict[str, list[Tensor]] = {}
     for part in x.split(BLOCK):
-        for name, values in _signals(model, part, samples, generator, chunk).items():
+        for name, values in _signals(model, part, samples, generator).items():
             found.setdefault(name, []).append(values)
     return {name: torch.cat(values) for name, values in found.items()}
 
 
 @no_autocast
 @torch.no_grad()
-def likelihood_path(model: LatentModel, x: Tensor, *, chunk: int = 512) -> Tensor:
+def likelihood_path(model: LatentModel, x: Tensor) -> Tensor:
     """LPath's statistics of images x (N, C, H, W), ‖x − x̂‖₂, ‖μ(x)‖₂ and ‖σ(x)‖₂, for a detector: (N, 3).
 
     x̂ is the decoded posterior mean. Those of several models are joined by `torch.cat(…, 1)`.
     """
-    check_model_and_images(model, x, chunk=chunk)
+    check_model_and_images(model, x)
 
     def statistics(part: Tensor) -> Tensor:
         q = model.posterior(part)
@@ -74,7 +73,7 @@ def likelihood_path(model: LatentModel, x: Tensor, *, chunk: int = 512) -> Tenso
         norms = [widened(v).flatten(1).norm(dim=1) for v in (error, q.mean, q.stddev)]
         return torch.stack(norms, 1)
 
-    return in_blocks(statistics, x, size=chunk)
+    return in_blocks(statistics, x)
 
 
 def mahalanobis(inliers: Tensor) -> Score:
@@ -98,15 +97,13 @@ def mahalanobis(inliers: Tensor) -> Score:
     return score
 
 
-def _signals(
-    model: LatentModel, x: Tensor, samples: int, generator: torch.Generator | None, chunk: int
-) -> dict[str, Tensor]:
+def _signals(model: LatentModel, x: Tensor, samples: int, generator: torch.Generator | None) -> dict[str, Tensor]:
     q = model.posterior(x)
     draws = [q.rsample(generator=generator) for _ in range(samples)]
-    decoded = in_blocks(model.decode, q.mean, size=chunk)
+    decoded = model.decode(q.mean)
     errors, divergences = [], []
     for z in draws:
-        errors.append(-widened(in_blocks(model.log_likelihood, x, z, size=chunk)))
+        errors.append(-widened(model.log_likelihood(x, z)))
         divergences.append(widened(q.log_prob(z)) - widened(model.log_prior(z)))
     reconstruction = torch.stack(errors).mean(0)
     kl = torch.stack(divergences).mean(0)

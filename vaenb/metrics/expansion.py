@@ -52,7 +52,6 @@ def second_order(
     chains: int = 32,
     warmup: int = 100,
     generator: torch.Generator | None = None,
-    progress: bool = False,
 ) -> SecondOrder:
     """Expand log p to second order about the mean x₀ of images `inside`, and compare it on images `outside`.
 
@@ -76,7 +75,6 @@ def second_order(
         leapfrog_steps=10,
         chunk=BLOCK,
         generator=generator,
-        progress=progress,
     )
     gradient, hessian = _derivatives(model, x0, found.samples.flatten(0, 1), generator)
     mean_inside, curved_inside = _moments(inside, hessian)

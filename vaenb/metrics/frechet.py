@@ -13,10 +13,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from vaenb.checks import check_counts, check_features, check_images, check_whole, evaluating
+from vaenb.checks import check_features, check_images, check_whole, evaluating
 from vaenb.metrics.blocks import in_blocks
 from vaenb.precision import no_autocast, widened
 
+_BLOCK = 256  # images at a time
 Features = Callable[[Tensor], Tensor]  # images (N, C, H, W) → (N, F)
 
 
@@ -49,7 +50,7 @@ def leading(features: Tensor, count: int) -> Tensor:
 
 
 class FID:
-    """Fréchet distance between two sets of images by a feature network, a callable (real, fake) → d².
+    """The network of a Fréchet distance: its `features` of two sets of images are for `frechet_distance`.
 
     `features` maps images (N, C, H, W) in [0, 1] to (N, F), such as a trained classifier's `.features`; say beside the
     number which network it is.
@@ -60,20 +61,13 @@ class FID:
             raise TypeError(f"features: a callable expected, got {features!r}")
         self.network = features
 
-    def __call__(self, real: Tensor, fake: Tensor) -> float:
-        """d² between two batches of images; `frechet_distance` has its bias and its limits."""
-        of_real, of_fake = self.features(real, name="real"), self.features(fake, name="fake")
-        check_features(2, real=of_real, fake=of_fake)
-        return frechet_distance(of_real, of_fake)
-
     @no_autocast
     @torch.no_grad()
-    def features(self, x: Tensor, *, chunk: int = 256, name: str = "x") -> Tensor:
-        """Features (N, F) of images x, `chunk` at a time: keep them where a set is compared more than once."""
-        check_images(x, name)
-        check_counts(chunk=chunk)
+    def features(self, x: Tensor) -> Tensor:
+        """Features (N, F) of images x."""
+        check_images(x)
         with evaluating("features"):
-            return in_blocks(self._rows, x, size=chunk)
+            return in_blocks(self._rows, x, size=_BLOCK)
 
     def _rows(self, x: Tensor) -> Tensor:
         values = self.network(x)

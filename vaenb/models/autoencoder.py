@@ -84,7 +84,7 @@ class VAE(nn.Module):
         return self.likelihood.log_prob(x, self.logits(z))
 
     def logits(self, z: Tensor) -> Tensor:
-        """The decoder's output (N, per_pixel·C, H, W) before the likelihood turns it into a mean image."""
+        """The decoder's output (N, C, H, W) before the likelihood turns it into a mean image."""
         check_input(self, z, "z", (self.latent_dim,))
         return after_autocast(self.decoder(z))
 
@@ -141,15 +141,15 @@ def vae(
 
     `net` is conv001, conv002a, conv003, conv004, mlp or mlp003 (see `nets`), with `width` times its channels;
     `likelihood` is bernoulli, continuous_bernoulli, gaussian (of `sigma`, by default √½: document 001's summed squared
-    error), learned_gaussian, discretized_logistic or categorical (see `likelihoods`); `regularizer`, of weight `beta`,
-    is kl, mmd, sw (Shapiro–Wilk), sw_all (on as many random directions, too) or tc (total correlation, which needs the
-    number of training images, `size`).
+    error), learned_gaussian or discretized_logistic (see `likelihoods`); `regularizer`, of weight `beta`, is kl, mmd,
+    sw (Shapiro–Wilk), sw_all (on as many random directions, too) or tc (total correlation, which needs the number of
+    training images, `size`).
     """
     if sigma is not None and likelihood != "gaussian":
         raise ValueError(f"sigma: only with likelihood='gaussian', got {sigma!r} with {likelihood!r}")
     family = named_likelihood(likelihood) if sigma is None else Gaussian(sigma)
     penalty = _regularizer(regularizer, beta, latent_dim, size)
-    nets = coders(net, image_shape, latent_dim, per_pixel=family.per_pixel, width=width)
+    nets = coders(net, image_shape, latent_dim, width=width)
     return VAE(*nets, image_shape=image_shape, latent_dim=latent_dim, likelihood=family, regularizer=penalty)
 
 

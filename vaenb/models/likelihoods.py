@@ -1,12 +1,12 @@
 """Pixel likelihoods p(x|z), from a decoder's logits to nats per image.
 
 Values of different families are never comparable: a Bernoulli on grey pixels is neither a density nor a probability,
-the continuous Bernoulli and the Gaussians are densities of pixels in [0, 1], the discretised logistic and the
-categorical are probabilities of images of 8 bits. A density whose width is learned must see dequantised images, or it
-grows without bound on pixels that take few values.
+the continuous Bernoulli and the Gaussians are densities of pixels in [0, 1], the discretised logistic is a probability
+of images of 8 bits. A density whose width is learned must see dequantised images, or it grows without bound on pixels
+that take few values.
 
-`per_pixel` is how many logits a decoder gives for each pixel and channel. `best_log_prob(x)` is log p(x|·) of a
-perfect reconstruction, the largest over all logits where that is finite: see the continuous Bernoulli.
+`best_log_prob(x)` is log p(x|·) of a perfect reconstruction, the largest over all logits where that is finite: see the
+continuous Bernoulli.
 """
 
 import math
@@ -21,7 +21,6 @@ from torch.distributions import Normal as _Normal
 from torch.nn.functional import logsigmoid
 
 from vaenb.checks import check_choice, check_number
-from vaenb.contract import NotDefined
 from vaenb.distributions import rand_like
 from vaenb.precision import widened
 
@@ -35,9 +34,8 @@ def dequantize(x: Tensor, generator: torch.Generator | None = None) -> Tensor:
 
 
 class Likelihood:
-    """p(x|z) for a decoder's logits (N, per_pixel·C, H, W)."""
+    """p(x|z) for a decoder's logits (N, C, H, W)."""
 
-    per_pixel: ClassVar[int] = 1
     dequantized: ClassVar[bool] = False  # whether it is trained on dequantised images
 
     def mean(self, logits: Tensor) -> Tensor:
@@ -174,44 +172,14 @@ class DiscretizedLogistic(Likelihood, nn.Module):
         return torch.where(x < _HALF, up, torch.where(x > 1 - _HALF, down, middle)).flatten(1).sum(1)
 
 
-@dataclass(frozen=True)
-class Categorical(Likelihood):
-    """A probability of its own for each of a pixel's 256 grey levels: no level is known to be near another.
-
-    The logits are (N, 256·C, H, W), those of a channel side by side. Images are rounded to 8 bits, so that there is no
-    gradient in x: an attack that needs one raises NotDefined.
-    """
-
-    per_pixel = 256
-
-    def mean(self, logits: Tensor) -> Tensor:
-        levels = torch.linspace(0, 1, 256, dtype=logits.dtype, device=logits.device)
-        return torch.einsum("nclhw,l->nchw", logits.unflatten(1, (-1, 256)).softmax(2), levels)
-
-    def log_prob(self, x: Tensor, logits: Tensor) -> Tensor:
-        self._check(x)
-        levels = (255 * x).round().long()[:, :, None]
-        return logits.unflatten(1, (-1, 256)).log_softmax(2).gather(2, levels).flatten(1).sum(1)
-
-    def best_log_prob(self, x: Tensor) -> Tensor:
-        """Zero: any grey level can have all the probability: (N,)."""
-        self._check(x)
-        return x.new_zeros(len(x))
-
-    def _check(self, x: Tensor) -> None:
-        if x.requires_grad:
-            raise NotDefined("a categorical likelihood counts grey levels and has no gradient in x")
-
-
 LIKELIHOODS: dict[str, type[Likelihood]] = {
     "bernoulli": Bernoulli,
     "continuous_bernoulli": ContinuousBernoulli,
     "gaussian": Gaussian,
     "learned_gaussian": LearnedGaussian,
     "discretized_logistic": DiscretizedLogistic,
-    "categorical": Categorical,
 }
-PLAIN = ("bernoulli", "continuous_bernoulli", "gaussian")  # one logit a pixel, no weights, images as they are
+PLAIN = ("bernoulli", "continuous_bernoulli", "gaussian")  # no weights, images as they are
 
 
 def named_likelihood(name: str, choices: Iterable[str] = LIKELIHOODS) -> Likelihood:

@@ -2,7 +2,7 @@
 
 An encoder maps images to `outputs` numbers per latent dimension (two for a Gaussian: mean and log-variance, side by
 side), in a last layer that is linear; a decoder maps `inputs` latents, by default as many as the encoder gives, to
-logits in the shape of the images, `per_pixel` for each pixel and channel. `width` multiplies all channels and units.
+logits in the shape of the images. `width` multiplies all channels and units.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,7 +24,6 @@ def coders(
     *,
     outputs: int = 2,
     inputs: int | None = None,
-    per_pixel: int = 1,
     width: float = 1.0,
 ) -> Coders:
     """Build an encoder and a decoder of `NETS`. Raises ValueError for images that the net can't halve so often."""
@@ -35,7 +34,7 @@ def coders(
     latent_dim, width = int(latent_dim), float(width)
     colors, height, across = map(int, image_shape)
     outputs, inputs = outputs * latent_dim, int(inputs or latent_dim)
-    return NETS[net]((colors, height, across), outputs=outputs, inputs=inputs, per_pixel=per_pixel, width=width)
+    return NETS[net]((colors, height, across), outputs=outputs, inputs=inputs, width=width)
 
 
 def conv(
@@ -43,7 +42,6 @@ def conv(
     *,
     outputs: int,
     inputs: int,
-    per_pixel: int,
     width: float,
     widths: Sequence[int],
     hidden: Sequence[int] = (),
@@ -72,7 +70,7 @@ def conv(
         grow.append(_double(channels, narrower, kernel))  # (N, narrower, 2S, 2S)
         grow.extend(_activation(narrower, batchnorm))
         channels = narrower
-    grow.append(_double(channels, per_pixel * colors, kernel))
+    grow.append(_double(channels, colors, kernel))
     features = widths[-1] * small**2
     encoder = nn.Sequential(
         *shrink,  # (N, widths[-1], small, small)
@@ -82,7 +80,7 @@ def conv(
     decoder = nn.Sequential(
         *_linear(inputs, *reversed(hidden), features),
         nn.Unflatten(1, (widths[-1], small, small)),
-        *grow,  # (N, per_pixel·C, S, S)
+        *grow,  # (N, C, S, S)
     )
     return encoder, decoder
 
@@ -92,7 +90,6 @@ def dense(
     *,
     outputs: int,
     inputs: int,
-    per_pixel: int,
     width: float,
     down: Sequence[int],
     up: Sequence[int],
@@ -100,15 +97,13 @@ def dense(
     decoding: type[nn.Module] = nn.LeakyReLU,
 ) -> Coders:
     """Build layers of `down` and of `up` units, with these activations."""
-    colors, *sides = image_shape
-    logits = (per_pixel * colors, *sides)
     encoder = nn.Sequential(
         nn.Flatten(),  # (N, C·H·W)
         *_linear(prod(image_shape), *_scaled(down, width), outputs, activation=encoding),
     )
     decoder = nn.Sequential(
-        *_linear(inputs, *_scaled(up, width), prod(logits), activation=decoding),
-        nn.Unflatten(1, logits),  # (N, per_pixel·C, H, W)
+        *_linear(inputs, *_scaled(up, width), prod(image_shape), activation=decoding),
+        nn.Unflatten(1, image_shape),  # (N, C, H, W)
     )
     return encoder, decoder
 

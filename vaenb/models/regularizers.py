@@ -29,6 +29,7 @@ ESTIMATORS = ("mss", "mss_published", "mws", "exact")
 _SCALES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 _LAST = (-2.706056, 4.434685, -2.07119, -0.147981, 0.221157, 0.0)  # Royston's polynomials in 1/√n
 _NEXT_TO_LAST = (-3.582633, 5.682633, -1.752461, -0.293762, 0.042981, 0.0)
+_DRAWS = 64  # compared with the posterior's rows at a time
 
 
 Penalty = tuple[Tensor, dict[str, Tensor]]  # in nats per image, a scalar; and the statistics
@@ -149,7 +150,7 @@ def shapiro_wilk(z: Tensor) -> Tensor:
 
 
 def decomposed_kl(
-    posterior: Posterior, z: Tensor, *, size: int | None = None, estimator: str = "mss", chunk: int = 64
+    posterior: Posterior, z: Tensor, *, size: int | None = None, estimator: str = "mss"
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Split log q(z|x) − log p(z) into log q(z|x)/q(z), log q(z)/Π_j q(z_j) and log Π_j q(z_j)/p(z_j): (M,) each.
 
@@ -166,22 +167,20 @@ def decomposed_kl(
 
     All of them need many rows near z. In batches of 64 (D = 8, N = 4096) mss puts the total correlation .7 too low for
     posteriors of σ = .5, and 1.4 too high at σ = .1, where only the own row counts. Of narrow posteriors even `exact`
-    exceeds that of the law the images come from: it is that of N separate bumps. `chunk` draws are compared with the
-    posterior's rows at a time.
+    exceeds that of the law the images come from: it is that of N separate bumps.
     """
     if not isinstance(posterior, DiagonalGaussian):
         raise NotDefined(f"the total correlation needs a Gaussian posterior, got a {type(posterior).__name__}")
     check_latents(z)
-    check_whole("chunk", chunk)
     rows, dims = posterior.mean.shape
     drawn = len(z) <= rows if estimator == "exact" else len(z) == rows >= 2
     if not drawn or z.shape[1] != dims:
         raise ValueError(f"z: a draw of each of the posterior's rows, at least 2, {rows, dims}, got {tuple(z.shape)}")
     weights = _log_weights(rows, len(z), size, estimator).to(z)
     joint, each = [], []
-    for draws, w in zip(z.split(chunk), weights.split(chunk), strict=True):
+    for draws, w in zip(z.split(_DRAWS), weights.split(_DRAWS), strict=True):
         squares = (draws[:, None] - posterior.mean) ** 2 * (-posterior.logvar).exp()
-        pairs = -0.5 * (squares + posterior.logvar + math.log(2 * math.pi))  # (chunk, B, D)
+        pairs = -0.5 * (squares + posterior.logvar + math.log(2 * math.pi))  # (_DRAWS, B, D)
         joint.append((pairs.sum(2) + w).logsumexp(1))
         each.append((pairs + w[..., None]).logsumexp(1).sum(1))
     log_q, log_product = torch.cat(joint), torch.cat(each)

@@ -1,14 +1,12 @@
-"""The kernel of a run: a process with a folder and environment variables of its own, and a watch on what it takes."""
+"""The kernel of a run: a process with a folder and environment variables of its own."""
 
 import os
 import threading
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import psutil
 from jupyter_client import AsyncKernelManager
 
 from vaenb import files, plots
@@ -43,17 +41,15 @@ def renderer() -> str:
     return "plotly_mimetype"
 
 
-def manager(folder: Path, environment: dict[str, str], started: list[AsyncKernelManager]) -> type[AsyncKernelManager]:
+def manager(folder: Path, environment: dict[str, str]) -> type[AsyncKernelManager]:
     """Make the class of a kernel that starts in `folder`, with `environment` laid over this process's own.
 
-    This process's folder and environment stay as they are, so that runs may go in parallel. The manager that is made
-    of the class is appended to `started`.
+    This process's folder and environment stay as they are, so that runs may go in parallel.
     """
     variables = os.environ | allocator() | {"PLOTLY_RENDERER": renderer()} | named_folders() | environment
 
     class Manager(AsyncKernelManager):
         def start_kernel(self, *args: Any, **options: Any) -> Any:  # what it returns is awaited
-            started.append(self)
             return super().start_kernel(*args, env=variables, cwd=str(folder.absolute()), **options)
 
     return Manager
@@ -75,30 +71,3 @@ def repeating(call: Callable[[], None], *, every: float) -> Iterator[None]:
     finally:
         ended.set()
         watcher.join()
-
-
-@contextmanager
-def cost(started: list[AsyncKernelManager]) -> Iterator[dict[str, float]]:
-    """Yield a dict that holds, at the end, the seconds and the largest memory (GiB) of the kernel with its children."""
-    taken = {"peak_memory_gib": 0.0}
-    begun = time.monotonic()
-
-    def measure() -> None:
-        memory = round(sum(map(_memory, started)) / 2**30, 2)
-        taken["peak_memory_gib"] = max(taken["peak_memory_gib"], memory)
-
-    with repeating(measure, every=0.2):
-        yield taken
-    taken["seconds"] = round(time.monotonic() - begun, 1)
-
-
-def _memory(kernel: AsyncKernelManager) -> int:
-    pid = getattr(kernel.provisioner, "pid", None)
-    if pid is None:  # it has not begun, or is on another machine
-        return 0
-    total = 0
-    with suppress(psutil.Error):  # it ends while it is asked
-        process = psutil.Process(pid)
-        for part in (process, *process.children(recursive=True)):
-            total += part.memory_info().rss
-    return total

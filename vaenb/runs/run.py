@@ -3,6 +3,7 @@
 import re
 import shutil
 import sys
+import time
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,6 @@ from typing import Any
 import nbformat
 import papermill
 from filelock import FileLock, Timeout
-from jupyter_client import AsyncKernelManager
 from jupyter_client.kernelspec import NoSuchKernel
 from nbformat import NotebookNode
 from traitlets.config import Config
@@ -34,11 +34,10 @@ def run(
     Parameter names are checked against the notebook's parameters cell, since papermill only warns of an unknown one;
     whole numbers become floats where the notebook's annotation says so, and paths that exist from the current folder
     absolute. `folder` defaults to runs/<notebook>, with the given settings appended; a notebook with a parameter
-    `folder` is told where to put its results. `environment` holds variables for the kernel alone. What the run took
-    (seconds, and those behind what it read from the store; GiB of memory at its peak, the kernel with its children) is
-    added to run.json, with a digest of the data that its parameters name. Results grow in `unfinished-run` of the
-    folder (which the next run empties), and take the place of an earlier run's when all are there; not `again` leaves a
-    finished run as it is. Raises
+    `folder` is told where to put its results. `environment` holds variables for the kernel alone. The seconds that the
+    run took, and those behind what it read from the store, are added to run.json, with a digest of the data that its
+    parameters name. Results grow in `unfinished-run` of the folder (which the next run empties), and take the place of
+    an earlier run's when all are there; not `again` leaves a finished run as it is. Raises
     FileNotFoundError, ValueError, RunFailed with the cell's error, and FileExistsError where something is in the way.
     """
     notebook, environment = files.expanded(notebook), environment or {}
@@ -86,10 +85,9 @@ def _grow(notebook: Path, parameters: dict, folder: Path, environment: dict[str,
     part = folder / f"{notebook.stem}.part.ipynb"
     data = environment.get("VAENB_DATA")
     before = contents(notebook, parameters, folder=data)
-    started: list[AsyncKernelManager] = []
-    manager = kernel.manager(notebook.parent, environment, started)
-    with kernel.cost(started) as cost:
-        _execute(notebook, part, parameters, manager, progress)
+    begun = time.monotonic()
+    _execute(notebook, part, parameters, kernel.manager(notebook.parent, environment), progress)
+    seconds = round(time.monotonic() - begun, 1)
     _forget_folder(part, parameters)
     made = {"run.json", notebook.name}
     for path in folder.rglob("*"):
@@ -101,7 +99,7 @@ def _grow(notebook: Path, parameters: dict, folder: Path, environment: dict[str,
     with suppress(OSError, ValueError):
         about["seconds_read_back"] = files.read_json(folder / "evidence.json", dict).get("seconds_read_back")
     after = contents(notebook, parameters, about.get("data", ()), folder=data)  # what was fetched is among it
-    about |= {"parameters": parameters, "contents": after | before, **cost, "files": sorted(made)}
+    about |= {"parameters": parameters, "contents": after | before, "seconds": seconds, "files": sorted(made)}
     files.write_json(folder / "run.json", about)
     part.replace(folder / notebook.name)
 

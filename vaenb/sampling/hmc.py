@@ -58,8 +58,6 @@ class Chains:
 
     def __getitem__(self, index: Any) -> "Chains":
         """Some of the chains; of a number, one chain in the same shapes, N = 1."""
-        if index is None or isinstance(index, bool):
-            raise TypeError(f"index: numbers, a slice, or bools for each of the chains expected, got {index!r}")
         rows = as_rows(index)
         chosen: dict[str, Any] = {}
         for field in fields(self):
