@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import shutil
+from functools import cache
 from pathlib import Path
 
 import nbformat
@@ -50,6 +51,7 @@ def test_every_notebook_has_a_run_with_a_figure():
     assert drawn | without == {path.stem for path in (ROOT / "notebooks").glob("[0-9]*.ipynb")}
 
 
+@cache
 def ledger() -> list[claims.Finding]:
     """What the evidence in `figures/` says of every claim."""
     return claims.ledger(claims.found([FIGURES]))
@@ -89,6 +91,14 @@ def test_the_docs_say_how_many_verdicts_hang_on_how_runs_differ():
     hanging = len({line.split("`")[1] for line in lines})
     for page in ("README.md", "docs/results.md"):
         assert f"{hanging} verdicts hang on" in (ROOT / page).read_text()
+
+
+def test_the_readme_counts_the_verdicts_as_the_ledger_does():
+    findings = [finding for finding in ledger() if finding.claim.role == "claim"]
+    verdicts = list(claims.tables.by_claim(findings).values())
+    held, failed, mixed = (verdicts.count(word) for word in ("reproduced", "contradicted", "mixed"))
+    told = f"{held} of {len(verdicts)} hold here, {failed} fail, {mixed} differ from case to case"
+    assert told in (ROOT / "README.md").read_text()
 
 
 def test_notebook_11_shows_the_ledger_of_the_evidence():
