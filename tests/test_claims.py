@@ -762,6 +762,26 @@ def test_what_has_no_answer_stands_with_its_reason():
     assert "`002a.hmc.sim`" in line and "converged gate FAILED: conv002a" in line
 
 
+def test_each_primary_cell_has_a_line_with_its_side():
+    measured(0.05, -0.05, attempt=2)
+    listed = tables.cells(ledger(claims.found())).splitlines()
+    assert listed[0] == "| claim or question | cell | here [95 %] | on its own |"
+    sides = {}
+    for line in listed[2:]:
+        name, cell, here, side = line.strip("| ").split(" | ")
+        assert name == "`002a.hmc.sim`" and here.count("[") == 1
+        sides[cell] = side
+    assert sides["delta .1, MNIST"] == "as claimed" and sides["delta .1, Fashion-MNIST"] == "the other side"
+    assert len(sides) == len(claims.find("002a.hmc.sim").cells)
+
+
+def test_cells_of_a_failed_gate_are_not_told_apart_and_a_single_cell_has_no_line():
+    measured(0.05, 0.05, but="converged")
+    assert tables.cells(ledger(claims.found())).count("| not testable |") == 4
+    single = replace(ledger([])[0], claim=claims.find("001.black-target"))
+    assert tables.cells([single]) == ""
+
+
 def test_what_hangs_on_how_runs_differ_is_listed_with_its_numbers():
     numbers = {"statistic": 0.3, "longer statistic": 0.35, "allowed": 0.025, "runs differ by": 0.0961}
     by_chance = gates.Gate("converged", "conv002a", True, numbers, ("002a.hmc.sim",))

@@ -62,6 +62,28 @@ def unsettled(findings: Sequence[Finding], *, root: str = "") -> str:
     return _table(lines)
 
 
+def cells(findings: Sequence[Finding]) -> str:
+    """Lay out the primary cells of claims that have several, each with its own interval, as a Markdown table."""
+    lines = [["claim or question", "cell", "here [95 %]", "on its own"]]
+    for finding in findings:
+        if finding.total == 1:
+            continue
+        for name, estimate in finding.cells.items():
+            lines.append([_named(finding, f"`{finding.claim.id}`"), name, str(estimate), _side(finding, name)])
+    return _table(lines) if len(lines) > 1 else ""
+
+
+def _side(finding: Finding, cell: str) -> str:
+    """On which side of the claim's bound a cell lies, where it is sure."""
+    if finding.verdict in (rule.NOT_TESTABLE, rule.NOT_MEASURED, rule.NO_VERDICT):
+        return finding.verdict
+    if cell in finding.claimed:
+        return "yes" if finding.claim.role == "question" else "as claimed"
+    if cell in finding.other:
+        return "no" if finding.claim.role == "question" else "the other side"
+    return "open"
+
+
 def within_chance(findings: Sequence[Finding]) -> str:
     """Lay out the verdicts that hang on how runs of one length differ, a line for each such gate, as Markdown."""
     lines = [["claim or question", "verdict", "the runs' mean", "a longer run", "half the margin", "runs differ by"]]

@@ -190,6 +190,7 @@ def whole_ledger(runs: list[claims.Run]) -> str:
         legend=tables.LEGEND,
         questions=tables.questions(findings, root=_NOTEBOOKS),
         within_chance=tables.within_chance(findings),
+        cells=tables.cells(findings),
     )
 
 
@@ -212,6 +213,9 @@ def with_claims(text: str, findings: list[Finding]) -> str:
             parts += [tables.documents(chosen), tables.LEGEND]
         if any(finding.claim.role == "question" for finding in chosen):
             parts.append(tables.questions(chosen))
+        by_cell = tables.cells(chosen)
+        if by_cell:
+            parts.append(f"<details><summary>Cell by cell</summary>\n\n{by_cell}\n\n</details>")
         return match[1] + "\n" + "\n\n".join(parts) + "\n\n"
 
     filled_in, pairs = _SOME.subn(filled, text)
