@@ -96,7 +96,8 @@ def test_the_docs_say_how_many_verdicts_hang_on_how_runs_differ():
 def test_the_readme_counts_the_verdicts_as_the_ledger_does():
     findings = [finding for finding in ledger() if finding.claim.role == "claim"]
     verdicts = list(claims.tables.by_claim(findings).values())
-    held, failed, mixed = (verdicts.count(word) for word in ("reproduced", "contradicted", "mixed"))
+    held = sum(verdict.startswith("reproduced") for verdict in verdicts)  # one that is small, too
+    failed, mixed = verdicts.count("contradicted"), verdicts.count("mixed")
     told = f"{held} of {len(verdicts)} hold here, {failed} fail, {mixed} differ from case to case"
     assert told in (ROOT / "README.md").read_text()
 

@@ -165,7 +165,7 @@ _WIDTHS_004: dict[str, dict] = {
     "nf64": {"width": 2.0, "passes": 5},  # of 1.5 CPU-minutes
 }
 _TARGETS_004 = {"wake": 64, "hmc": 4}  # draws, transitions
-_PASSES_SHORT = 2  # by the forward KL: some 10 CPU-minutes a pass with wake, 4 with hmc; the gates say whether enough
+_PASSES_SHORT = 3  # by the forward KL: some 10 CPU-minutes a pass with wake, 4 with hmc; the gates say whether enough
 
 
 def _document_004(data: str, likelihood: str = "gaussian", builder: str = "vae", passes: int = 0, **further) -> Entry:
