@@ -17,7 +17,9 @@ from vaenb.audit.attacks import RADII, Surface, attack
 from vaenb.audit.bench import Bench
 from vaenb.audit.budget import MOST_ROWS, rows_at_once
 from vaenb.audit.measuring import SCORES
+from vaenb.audit.reference import band
 from vaenb.audit.stronger import lbfgs
+from vaenb.audit.verdicts import warnings
 from vaenb.contract import check_contract, reconstruct
 from vaenb.distributions import DiagonalGaussian, Point
 from vaenb.metrics.detection import auroc, signals
@@ -252,8 +254,32 @@ def test_labels_tell_what_a_probe_reads_before_and_after():
     assert {"labels: attacked", "labels: attacked, repaired", "labels: clean, repaired"} <= set(report.measures)
     few = audit(model, x[:30], labels=labels[:30], **QUICK)
     assert few["labels: clean"].startswith("not measured: 50 images or more")
+    ids = audit(model, x, labels=1_000_003 * labels, budget=budget, progress=False)  # the probe has two outputs
+    assert ids["labels: attacked"] == report["labels: attacked"]
+    unique = audit(model, x, labels=torch.arange(80), budget=budget, progress=False)
+    assert unique["labels: clean"].startswith("not measured: two images or more a label expected, got 80 different")
     with pytest.raises(ValueError, match="labels: one for each of the 80 rows"):
         audit(model, x, labels=labels[:5], budget=budget, progress=False)
+
+
+def test_a_likelihood_with_the_wrong_sign_and_a_deviation_for_the_log_variance_are_told(model, x, report):
+    class Upside(LinearGaussian):
+        def log_likelihood(self, x, z):
+            return -0.01 * super().log_likelihood(x, z)  # so little that the prior holds the chains
+
+    class Wide(LinearGaussian):
+        def posterior(self, x):
+            mean = super().posterior(x).mean
+            return DiagonalGaussian(mean, torch.full_like(mean, 0.1))
+
+    told = "less likely under their own codes", "wider than a standard normal prior in every latent"
+    wrong = []
+    for kind in (Upside, Wide):
+        found = audit(kind(shape=(1, 8, 8), s=0.1), x, **QUICK)
+        wrong.append(" ".join(warnings(found, band(found))))
+    right = " ".join(warnings(report, band(report)))
+    for words, text in zip(told, wrong, strict=True):
+        assert words in text and words not in right
 
 
 def test_stopping_keeps_what_there_is(model, x, noise):
@@ -279,7 +305,9 @@ def test_a_model_that_fails_midway_loses_nothing_that_was_measured(x, noise):
                 raise MemoryError("no room for 20 images\ntensor([[0.1, …")
             return super().posterior(x)
 
-    with pytest.raises(AuditFailed, match="stopped in its part 'scores' by MemoryError: no room for 20 images;") as hit:
+    with pytest.raises(
+        AuditFailed, match=r"stopped in its part 'scores' by MemoryError: no room for 20 images \(test_"
+    ) as hit:
         audit(Failing(shape=(1, 8, 8), s=0.1), x, outside={"noise": noise}, **QUICK)
     assert isinstance(hit.value.report["encoder: AADDC"], Estimate)
 

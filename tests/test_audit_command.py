@@ -51,6 +51,12 @@ def leaves():
 
 def broken():
     raise OSError("weights.pt is not there")
+
+class Asserting(LinearGaussian):
+    def decode(self, z):
+        assert len(z) > 99
+
+asserting = Asserting(shape=(1, 8, 8), s=0.1)
 """
 
 
@@ -96,7 +102,8 @@ def test_a_model_and_images_become_a_page(folder, capsys):
         (["mine.py:module"], 2, "Net has no posterior, decode, log_prior, log_likelihood"),
         (["mine.py:number"], 2, "int has no posterior"),
         (["mine.py:logits"], 2, r"decode: pixels in \[0, 1\] expected"),
-        (["mine.py:broken"], 2, r"broken\(\) raised OSError: weights.pt is not there"),
+        (["mine.py:broken"], 2, r"broken\(\) raised OSError: weights.pt is not there \(mine.py, line 38\)"),
+        (["mine.py:asserting"], 2, r"decode: .* it raised AssertionError:  \(mine.py, line 42\)"),
         (["mine.py:nothing"], 2, "mine.py has no 'nothing'; it has make, Net, module, number, Logits"),
         (["mine.py"], 2, "model: file.py:name, zoo:name, or a folder with --adapter expected"),
         (["yours.py:make"], 1, "yours.py is not there"),
@@ -113,6 +120,11 @@ def test_a_model_and_images_become_a_page(folder, capsys):
         (["mine.py:make", "--outside", "=images.npz"], 2, "--outside: name=images, each name once, expected"),
         (["mine.py:make", *2 * ["--outside", "images.npz"]], 2, "--outside: name=images, each name once"),
         (["mine.py:make", "-o", "mine.py"], 1, "-o: a folder expected, mine.py is a file"),
+        (
+            ["mine.py:make", "--data", ""],
+            2,
+            "--data: an .npz, a folder of images or a known set expected",
+        ),
         (["mine.py:make", "--data", "mine.py"], 2, "mine.py: an .npz or a folder of images expected"),
     ],
 )
@@ -168,7 +180,20 @@ def test_wrong_images_are_told(folder, capsys):
     assert main(["audit", "mine.py:make", "--data", "colour.npz"]) == 2
     assert "can't audit mine.py:make: posterior: called with" in capsys.readouterr().err
     assert main(["audit", "mine.py:make", "--data", "colour.npz", "--labels"]) == 2
-    assert "--labels: labels in --data expected" in capsys.readouterr().err
+    assert "9 of 9 images have none (−1)" in capsys.readouterr().err
+
+
+def test_part_of_an_audit_replaces_no_complete_one(folder, monkeypatch, capsys):
+    def stop(bench):
+        raise KeyboardInterrupt
+
+    assert main(["audit", "mine.py:make", "--data", "images.npz"]) == 0
+    before = {path.name: path.read_bytes() for path in (folder / "audit").iterdir()}
+    monkeypatch.setitem(run.PARTS, "scores", stop)
+    assert main(["audit", "mine.py:make", "--data", "images.npz"]) == 130
+    assert "page  audit/stopped/page.html" in capsys.readouterr().out
+    assert {path.name: path.read_bytes() for path in (folder / "audit").iterdir() if path.is_file()} == before
+    assert json.loads((folder / "audit" / "stopped" / "report.json").read_text())["stopped"] == "by Ctrl-C"
 
 
 def test_ctrl_c_leaves_a_page(folder, monkeypatch, capsys):

@@ -23,7 +23,7 @@ from PIL import Image
 from torchvision import datasets
 
 from vaenb import data
-from vaenb.data import DatasetUnavailable, load, originals, public, sets, sprites
+from vaenb.data import DatasetUnavailable, load, originals, public, sets, sprites, whole
 
 
 @pytest.fixture
@@ -409,6 +409,29 @@ def test_bad_archives_are_refused_by_name(tmp_path, arrays, says):
     np.savez(tmp_path / "bad.npz", **arrays)
     with pytest.raises(ValueError, match=f"bad.npz.*{says}"):
         load(tmp_path / "bad.npz")
+
+
+def test_images_of_zeros_and_ones_are_no_bytes_of_pixels(tmp_path):
+    np.savez(tmp_path / "binary.npz", images=(some_bytes(4, 8, 8) > 127).astype(np.uint8))
+    with pytest.raises(ValueError, match="binary.npz: uint8 images in 0…255 expected, .* multiply by 255"):
+        load(tmp_path / "binary.npz")
+
+
+def test_a_file_that_may_not_be_read_is_not_called_damaged(folder, monkeypatch):
+    np.savez(folder / "mnist_train.npz", images=some_bytes(4, 28, 28))
+
+    def denied(path, *mode):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "open", denied)
+    with pytest.raises(PermissionError, match="mnist_train.npz"):
+        load("mnist")
+
+
+@pytest.mark.parametrize("read", [load, whole])
+def test_no_name_is_no_current_folder(read):
+    with pytest.raises(ValueError, match="name: .* got an empty text"):
+        read("")
 
 
 def test_a_damaged_archive_is_named(folder):

@@ -67,6 +67,7 @@ def test_an_unknown_parameter_is_refused_before_anything_runs(notebook):
         ({"betta": 4}, "parameter 'betta': tiny.ipynb has profile, beta, seed"),
         ({"beta": "four"}, "parameter 'beta': float expected, got 'four'"),
         ({"folder": "x"}, "parameter 'folder': the run itself says where"),
+        ({"profile": "huge"}, "parameter 'profile': quick or paper expected, got 'huge'"),
     ):
         with pytest.raises(ValueError, match=message):
             runs.run(notebook, given)
@@ -207,6 +208,11 @@ def published(notebook, tmp_path, monkeypatch) -> Path:
     path = figures / "claims.json"
     files.write_json(path, [finding.to_json() for finding in claims.ledger(claims.found([figures]))])
     return path
+
+
+def test_verify_refuses_a_folder_without_evidence(tmp_path, capsys):
+    assert main(["verify", tiny.CLAIM, "-o", str(tmp_path)]) == 1
+    assert f"{tmp_path} holds no evidence.npz" in capsys.readouterr().err
 
 
 def test_verify_shows_every_step_and_agrees_with_the_published_verdict(published, capsys):

@@ -168,6 +168,8 @@ def _verify(options: argparse.Namespace) -> int:
 
     figures = files.project_folder() / "figures"
     runs = claims.found([options.folder or figures])
+    if options.folder and not runs:
+        raise ValueError(f"-o: a folder with finished runs expected, {options.folder} holds no evidence.npz")
     told, agrees = claims.verify(options.claim, runs, None if options.folder else figures / "claims.json")
     print(f"{told}\n\nledger {claims.digest(runs)}")
     return 0 if agrees else 1

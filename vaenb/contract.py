@@ -5,7 +5,10 @@ methods, and anything that has them can be attacked, sampled and audited: someon
 few lines and no base class.
 """
 
+import sysconfig
+import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -24,6 +27,8 @@ from vaenb.checks import (
     check_whole,
     evaluating,
 )
+
+_LIBRARIES = (Path(__file__).parent, *map(sysconfig.get_path, ("stdlib", "purelib", "platlib")))  # not the user's
 
 
 class Posterior(Protocol):
@@ -130,7 +135,17 @@ def _called(name: str, method: Callable, *arguments, **keywords):
         given = [f"{a.dtype} {tuple(a.shape)}" for a in arguments if isinstance(a, Tensor)]
         given += [f"{keyword}=…" for keyword in keywords]
         called = f"called with {' and '.join(given)} " if given else ""
-        raise ValueError(f"{name}: {called}it raised {type(error).__name__}: {error}{_hint(name, error)}") from error
+        raised = f"{type(error).__name__}: {error}{raised_at(error)}"
+        raise ValueError(f"{name}: {called}it raised {raised}{_hint(name, error)}") from error
+
+
+def raised_at(error: BaseException) -> str:
+    """The last line of the user's own files that an error came through, as " (mine.py, line 12)", or nothing."""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        path = Path(frame.filename)
+        if path.is_file() and not any(map(path.is_relative_to, _LIBRARIES)):
+            return f" ({path.name}, line {frame.lineno})"
+    return ""
 
 
 def _hint(name: str, error: Exception) -> str:

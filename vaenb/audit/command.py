@@ -27,7 +27,10 @@ def audited(options: Namespace) -> tuple[Report, str]:
     x = images.float()
     labels = images.labels if options.labels else None
     if labels is not None and (labels < 0).any():
-        raise ValueError("--labels: labels in --data expected, there are none")
+        without = f"{(labels < 0).sum()} of {len(labels)} images have none (−1)"
+        raise ValueError(
+            f"--labels: a label for every image in --data expected, {without}; leave them out, or --labels"
+        )
     outside = _outside(options, x, budget)
     data = options.reference or images.name
     title = f"{options.model} on {images.name}"

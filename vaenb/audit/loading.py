@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from vaenb import data, zoo
 from vaenb.audit.adapters import from_diffusers, from_pythae
+from vaenb.contract import raised_at
 from vaenb.data import ImageSet
 from vaenb.data.folder import data_folder
 from vaenb.data.sets import path_of
@@ -89,7 +90,7 @@ def _run(code: Any, where: str) -> Any:
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(f"{where}: {error}") from error
     except (Exception, SystemExit) as error:  # whatever somebody's code raises
-        raise ValueError(f"{where} raised {type(error).__name__}: {error}") from error
+        raise ValueError(f"{where} raised {type(error).__name__}: {error}{raised_at(error)}") from error
 
 
 def images(name: str, *, size: int | None = None, limit: int | None = None) -> ImageSet:
@@ -97,6 +98,8 @@ def images(name: str, *, size: int | None = None, limit: int | None = None) -> I
 
     Files are often sorted by class, and an audit attacks the first ones.
     """
+    if not name:
+        raise ValueError("--data: an .npz, a folder of images or a known set expected, got an empty text")
     if expanded(name).is_file() and not name.endswith(".npz"):
         raise ValueError(f"{name}: an .npz or a folder of images expected; np.savez('it.npz', images=…) makes one")
     path = path_of(name, "test", data_folder(None))

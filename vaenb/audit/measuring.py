@@ -36,6 +36,7 @@ def quality(bench: Bench) -> None:
         return elbo(model, part, samples=DRAWS, generator=generator)
 
     bound = tried(lambda: bench.by_parts(elbos, x))
+    bench.report.settings["likelihood fits others better"] = tried(lambda: _fits_others_better(bench)) is True
     bits = bound if isinstance(bound, str) else tried(lambda: bits_per_dim(bound, x))
     bench.put("clean: reconstruction SSIM", "SSIM to the image", bench.similar(x, copy))
     bench.put("clean: reconstruction MSE", "squared pixels in 0…1", mse(x, copy))
@@ -43,6 +44,14 @@ def quality(bench: Bench) -> None:
     bench.put("clean: −ELBO", "bits a pixel and channel", bits)
     shown = min(_SHOWN, len(bench.few))
     bench.report.pictures |= {"clean": x[:shown].cpu(), "reconstruction": copy[:shown].cpu()}
+
+
+def _fits_others_better(bench: Bench) -> bool:
+    """Whether images are less likely under their own codes than under their neighbours', by three standard errors."""
+    own = bench.means(bench.x)
+    likely = partial(bench.by_parts, bench.model.log_likelihood, bench.x)
+    gap = likely(own) - likely(own.roll(1, 0))
+    return bool(gap.mean() < -3 * gap.std() / len(gap) ** 0.5)
 
 
 def codes(bench: Bench) -> None:
@@ -62,7 +71,7 @@ def codes(bench: Bench) -> None:
     if not unit > 0:
         raise ValueError("posterior: every image has the same code, so that attacks have no yardstick; is it trained?")
     report = bench.report
-    report.settings |= {"latents": mean.shape[1], "spread": unit.item()}
+    report.settings |= {"latents": mean.shape[1], "spread": unit.item(), "smallest stddev": stddev.min().item()}
     report.codes["clean"] = mean[: len(bench.few)]
     report.spreads, order = drawn.std(0).sort(descending=True)
     report.stddevs = stddev.mean(0)[order]
@@ -146,12 +155,18 @@ def _pictures(bench: Bench, bad: Tensor, seen: Tensor) -> dict[str, Tensor]:
 def probe(bench: Bench) -> None:
     """With labels: a linear probe of codes, fitted on images that are not attacked, judged on those that are."""
     count = len(bench.few)
-    labels = bench.labels
-    if labels is None:
+    if bench.labels is None:
         return
+    kinds, labels = bench.labels.unique(return_inverse=True)  # from 0 on: the probe has an output for each
     unit = "share of right labels, linear probe of codes"
     if len(bench.x) - count < PROBED:
         bench.put("labels: clean", unit, f"not measured: {PROBED} images or more beside the attacked ones expected")
+        return
+    if len(kinds) > (len(labels) - count) / 2:
+        many = f"{len(kinds)} different labels"
+        bench.put(
+            "labels: clean", unit, f"not measured: two images or more a label expected, got {many}; are they classes?"
+        )
         return
     rest = bench.means(bench.x[count:])
     fitted = tried(lambda: linear_probe(rest, labels[count:]))

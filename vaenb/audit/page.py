@@ -38,9 +38,12 @@ _READ = {  # how a figure is read
 def write(report: Report, folder: Path | str, *, title: str = "") -> Path:
     """Write page.html, report.json, report.csv and the figures' PNGs into a folder (PNGs of charts need a Chrome).
 
-    Gives the page's path. Raises OSError where the folder can't be written.
+    Gives the page's path. Where a complete report lies there, one that was stopped goes into the folder `stopped`
+    beside it. Raises OSError where the folder can't be written.
     """
     folder = files.expanded(folder)
+    if report.stopped and _is_complete(folder / "report.json"):
+        folder = folder / "stopped"
     beside = band(report)
     drawn = figures(report, beside)
     _remove_figures(folder)
@@ -53,6 +56,13 @@ def write(report: Report, folder: Path | str, *, title: str = "") -> Path:
     for name, fig in drawn.items():
         save(fig, folder, name)
     return path
+
+
+def _is_complete(path: Path) -> bool:
+    try:
+        return not files.read_json(path, dict).get("stopped")
+    except (OSError, ValueError):  # none, or a damaged one
+        return False
 
 
 def _remove_figures(folder: Path) -> None:

@@ -19,7 +19,7 @@ from vaenb.audit.bench import Bench, reason
 from vaenb.audit.budget import Budget, Watched, expected, named
 from vaenb.audit.report import AuditFailed, AuditInterrupted, Report
 from vaenb.checks import check_channels, check_images, check_labels, ordinary
-from vaenb.contract import LatentModel, NotDefined, check_contract
+from vaenb.contract import LatentModel, NotDefined, check_contract, raised_at
 from vaenb.distributions import seeded
 from vaenb.precision import check_precision, no_autocast
 
@@ -97,7 +97,7 @@ def _measured(bench: Bench, bar: tqdm) -> Report:
         except Exception as error:  # whatever somebody's model raises
             if not report.measures:
                 raise
-            report.stopped = f"in its part '{name}' by {type(error).__name__}: {reason(error)}"
+            report.stopped = f"in its part '{name}' by {type(error).__name__}: {reason(error)}{raised_at(error)}"
             raise AuditFailed(report) from error
     return report
 

@@ -161,6 +161,16 @@ def warnings(report: Report, band: Band) -> list[str]:
             f"{cut:.0%} of the pixels of reconstructions lie outside of the range that `pixels` says and are cut off, "
             "where no attack has a gradient. Another range, or .sigmoid() where these are logits?"
         )
+    if report.settings.get("likelihood fits others better"):
+        found.append(
+            "Images are less likely under their own codes than under those of other images: does log_likelihood give "
+            "the loss, which has the other sign? Repair and all scores with a likelihood mean nothing then."
+        )
+    if report.settings.get("smallest stddev", 0) > 1:
+        found.append(
+            "Every posterior is wider than a standard normal prior in every latent: is what stands for the log "
+            "variance perhaps the deviation or the variance? Spreads, and what is measured in them, hang on it."
+        )
     active = report.estimate("codes: active latents")
     if active and active.effect == 0:
         found.append("No latent is active: the code says nothing of its image, and robustness means nothing.")

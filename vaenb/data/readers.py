@@ -152,8 +152,9 @@ def read_npz(path: Path, name: str, split: str, *, fetched: bool = False) -> Ima
 
 
 def _read_arrays(path: Path, hint: str) -> dict[str, np.ndarray]:
-    if not zipfile.is_zipfile(path):
-        raise ValueError(f"{path} is damaged or no .npz{hint}")
+    with path.open("rb") as file:  # or OSError: is_zipfile says False of what it may not read
+        if not zipfile.is_zipfile(file):
+            raise ValueError(f"{path} is damaged or no .npz{hint}")
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             names = archive.files
@@ -199,6 +200,10 @@ def _image_set(images: np.ndarray, labels: np.ndarray | None, path: Path, name: 
     if not fits:
         shapes = "(N, S, S), (N, S, S, 3) or (N, C, S, S) with one or three channels"
         raise ValueError(f"{path}: square images {shapes} expected, got shape {images.shape}")
+    if images.max() == 1:
+        raise ValueError(
+            f"{path}: uint8 images in 0…255 expected, these have 0 and 1 only, which is black; multiply by 255"
+        )
     if labels is None:
         labels = np.full(len(images), -1)
     if labels.dtype.kind not in "iu":

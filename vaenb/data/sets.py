@@ -49,8 +49,7 @@ def load(
     """
     if not isinstance(name, (str, Path)):
         raise TypeError(f"name: the name or the path of a data set expected, got {type(name).__name__}")
-    if not str(name):
-        raise ValueError("name: the name or the path of a data set expected, got an empty text")
+    _check_given(name)
     check_choice("split", split, SPLITS)
     _check_numbers(size=size, limit=limit)
     folder = data_folder(folder)
@@ -67,9 +66,15 @@ def load(
 
 def whole(path: Path | str, *, size: int | None = None, limit: int | None = None) -> ImageSet:
     """Load all images of an .npz or of a folder, which `load` would split; the rest as there, `limit` by seed 0."""
+    _check_given(path)
     _check_numbers(size=size, limit=limit)
     images = _from_path(expanded(path), None, size, limit, seed=0)
     return replace(_sized(images, size), split="test")
+
+
+def _check_given(name: str | Path) -> None:
+    if not str(name):  # of a shell's variable that is not set; as a path it would be the current folder
+        raise ValueError("name: the name or the path of a data set expected, got an empty text")
 
 
 def _check_numbers(**counts: int | None) -> None:

@@ -19,6 +19,7 @@ from vaenb.data.public import PUBLIC
 from vaenb.data.readers import image_files
 
 _ODD = (ValueError, TypeError, LookupError, AttributeError, RecursionError)
+_CHOICES = {"profile": ("quick|paper", "quick or paper"), "device": (r"cpu|cuda(:\d+)?", "cpu, cuda or cuda:1")}
 _UNREADABLE = (*_ODD, nbformat.ValidationError, PapermillException)
 
 
@@ -61,8 +62,16 @@ def checked(notebook: Path, parameters: dict) -> dict:
             plain = files.plainly(value)
         except (TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"parameter {name!r}: a finite number, a text or a list expected ({error})") from error
+        _check_choice(name, plain, _default(cell[name]))
         typed[name] = _from_here(_typed(name, plain, cell[name]["inferred_type_name"]), _default(cell[name]))
     return typed
+
+
+def _check_choice(name: str, value, default) -> None:
+    """Refuse a profile or a device that there is none of, before a kernel starts; a notebook may have its own."""
+    pattern, expected = _CHOICES.get(name, (".*", ""))
+    if re.fullmatch(pattern, str(default)) and not re.fullmatch(pattern, str(value), re.DOTALL):
+        raise ValueError(f"parameter {name!r}: {expected} expected, got {value!r}")
 
 
 def _typed(name: str, value, annotation: str):
