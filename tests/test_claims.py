@@ -751,7 +751,7 @@ def test_a_row_says_the_number_the_verdict_and_k_of_n():
 def test_a_failed_gate_and_mixed_cells_are_named_in_the_tables():
     measured(0.05, 0.05, but="converged")
     assert "not testable (converged gate FAILED: conv002a" in tables.documents(ledger(claims.found()))
-    assert "could not be tested here: converged gate FAILED" in tables.surprises(ledger(claims.found()))[0]
+    assert "it could not be tested here. Converged gate FAILED" in tables.surprises(ledger(claims.found()))[0]
     measured(0.05, -0.05, attempt=2)
     assert "On the other side: delta .1, Fashion-MNIST" in tables.surprises(ledger(claims.found()))[0]
 
@@ -812,7 +812,12 @@ def test_contradictions_surprise_most():
     measured(-0.05, -0.08)
     sentences = tables.surprises(ledger(claims.found()))
     assert len(sentences) == 1
-    assert sentences[0].startswith("**“HMC brings reconstructions back”** (002a) does not hold here")
+    assert sentences[0].startswith("**HMC brings reconstructions back** (002a): not so here. MS-SSIM to the clean")
+
+
+def test_a_sentence_that_is_read_otherwise_than_written_says_so():
+    (line,) = [row for row in tables.documents(ledger([]), root="..").splitlines() if "003.target-likelihood" in row]
+    assert "greater than 0. Read literally the sentence says the opposite" in line
 
 
 def test_measures_that_part_surprise_as_one_mixed_claim():
@@ -823,7 +828,7 @@ def test_measures_that_part_surprise_as_one_mixed_claim():
         base = noise(0.5, spread=0.01)[..., None] * np.ones(len(cell.radii))
         run.record(claim.id, cell.name, dict(zip(cell.arrays, (base + 0.1, base), strict=True)))
     (sentence,) = tables.surprises(ledger(claims.found()))
-    assert "(001) holds in some settings and fails in others: SSIM 0.0999" in sentence
+    assert "(001): so in some settings, not in others. SSIM 0.0999" in sentence
     assert "(reproduced); LPIPS -0.0999" in sentence and "(contradicted)" in sentence
 
 

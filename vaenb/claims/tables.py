@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from vaenb.claims import rule
+from vaenb.claims.book import Claim
 from vaenb.claims.verdicts import Finding
 from vaenb.stats import Estimate
 
@@ -18,13 +19,13 @@ _SURPRISE = (
     rule.NOT_TESTABLE,
 )
 _SAYS = {
-    rule.CONTRADICTED: "does not hold here",
-    rule.MIXED: "holds in some settings and fails in others",
-    rule.NO_EFFECT: "does not replicate, there is no effect that matters",
-    rule.NOT_TESTABLE: "could not be tested here",
-    rule.SMALL: "replicates, but the effect is small",
-    rule.INCONCLUSIVE: "is still open",
-    rule.REPRODUCED: "replicates",
+    rule.CONTRADICTED: "not so here",
+    rule.MIXED: "so in some settings, not in others",
+    rule.NO_EFFECT: "there is no effect that matters",
+    rule.NOT_TESTABLE: "it could not be tested here",
+    rule.SMALL: "it replicates, but the effect is small",
+    rule.INCONCLUSIVE: "still open",
+    rule.REPRODUCED: "it replicates",
 }
 LEGEND = (
     "*Here*: the mean over training runs and test images, pooled over the claim's primary cells, with its 95 % "
@@ -54,11 +55,10 @@ def questions(findings: Sequence[Finding], *, root: str = "") -> str:
 
 def unsettled(findings: Sequence[Finding], *, root: str = "") -> str:
     """Lay out what was measured and has no answer: which gate failed, or what would settle it, as a Markdown table."""
-    lines = [["claim or question", "measured, not judged [95 %]", "to be", "why"]]
+    lines = [["claim or question", "measured, not judged [95 %]", "why"]]
     for finding in findings:
         if finding.verdict in (rule.INCONCLUSIVE, rule.NOT_TESTABLE):
-            about = _statement(finding, root), str(finding.pooled or "–"), finding.claim.bounded
-            lines.append([*about, finding.why])
+            lines.append([_statement(finding, root), str(finding.pooled or "–"), finding.why])
     return _table(lines)
 
 
@@ -158,9 +158,18 @@ def surprises(findings: Sequence[Finding]) -> list[str]:
     for measures in sorted(judged.values(), key=rank)[:5]:
         claim = measures[0].claim
         verdict = verdicts[claim.id, claim.document]
-        statement = f"**“{claim.statement[:1].upper()}{claim.statement[1:]}”** ({claim.document})"
-        sentences.append(f"{statement} {_SAYS[verdict]}: {_evidence(measures, verdict)}.")
+        statement = f"**{_capital(claim.statement)}** ({claim.document})"
+        sentences.append(f"{statement}: {_SAYS[verdict]}. {_capital(_evidence(measures, verdict))}.{_caution(claim)}")
     return sentences
+
+
+def _caution(claim: Claim) -> str:
+    """Where we read the document's sentence otherwise than it is written, that we do, and why."""
+    return f" {_capital(claim.note)}." if claim.note.startswith("read literally") else ""
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _evidence(measures: list[Finding], verdict: str) -> str:
@@ -197,8 +206,10 @@ def _statement(finding: Finding, root: str) -> str:
     text = _named(finding, finding.claim.statement)
     if root and finding.notebooks:
         text = f"[{text}]({root}/{finding.notebooks[0]}.ipynb)"
-    measured_as = f"<br>{finding.claim.statistic}" if root else ""
-    return f"{text} `{finding.claim.id}`{measured_as}"
+    if not root:
+        return f"{text} `{finding.claim.id}`"
+    claim = finding.claim
+    return f"{text} `{claim.id}`<br>{claim.statistic}: {claim.bounded}.{_caution(claim)}"
 
 
 def _named(finding: Finding, text: str) -> str:
