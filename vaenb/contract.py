@@ -143,7 +143,8 @@ def raised_at(error: BaseException) -> str:
     """The last line of the user's own files that an error came through, as " (mine.py, line 12)", or nothing."""
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         path = Path(frame.filename)
-        if path.is_file() and not any(map(path.is_relative_to, _LIBRARIES)):
+        in_library = any(path.is_relative_to(library) for library in _LIBRARIES)
+        if path.is_file() and not in_library:
             return f" ({path.name}, line {frame.lineno})"
     return ""
 

@@ -166,7 +166,8 @@ def warnings(report: Report, band: Band) -> list[str]:
             "Images are less likely under their own codes than under those of other images: does log_likelihood give "
             "the loss, which has the other sign? Repair and all scores with a likelihood mean nothing then."
         )
-    if report.settings.get("smallest stddev", 0) > 1:
+    narrowest = report.settings.get("smallest stddev")
+    if isinstance(narrowest, float) and narrowest > 1:
         found.append(
             "Every posterior is wider than a standard normal prior in every latent: is what stands for the log "
             "variance perhaps the deviation or the variance? Spreads, and what is measured in them, hang on it."
