@@ -28,7 +28,8 @@ from vaenb.checks import (
     evaluating,
 )
 
-_LIBRARIES = (Path(__file__).parent, *map(sysconfig.get_path, ("stdlib", "purelib", "platlib")))  # not the user's
+# whose lines are not the user's
+_LIBRARIES = [Path(__file__).parent, *(Path(sysconfig.get_path(kind)) for kind in ("stdlib", "purelib", "platlib"))]
 
 
 class Posterior(Protocol):
