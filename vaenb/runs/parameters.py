@@ -62,12 +62,12 @@ def checked(notebook: Path, parameters: dict) -> dict:
             plain = files.plainly(value)
         except (TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"parameter {name!r}: a finite number, a text or a list expected ({error})") from error
-        _check_choice(name, plain, _default(cell[name]))
+        _check_known(name, plain, _default(cell[name]))
         typed[name] = _from_here(_typed(name, plain, cell[name]["inferred_type_name"]), _default(cell[name]))
     return typed
 
 
-def _check_choice(name: str, value, default) -> None:
+def _check_known(name: str, value, default) -> None:
     """Refuse a profile or a device that there is none of, before a kernel starts; a notebook may have its own."""
     pattern, expected = _CHOICES.get(name, (".*", ""))
     if re.fullmatch(pattern, str(default)) and not re.fullmatch(pattern, str(value), re.DOTALL):
