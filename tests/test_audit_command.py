@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 from tests.oracles import LinearGaussian, seeded
 from vaenb import data
 from vaenb.__main__ import main
-from vaenb.audit import Budget, loading, run
+from vaenb.audit import Budget, loading, page, run
 from vaenb.data.readers import write_npz
 
 MINE = """
@@ -205,6 +206,21 @@ def test_ctrl_c_leaves_a_page(folder, monkeypatch, capsys):
     assert "! The audit was stopped before its end" in capsys.readouterr().out
     stored = json.loads((folder / "audit" / "report.json").read_text())
     assert stored["stopped"] == "by Ctrl-C" and "encoder: AADDC" in stored["measures"]
+
+
+def test_a_second_ctrl_c_does_not_lose_the_page(folder, monkeypatch, capsys):
+    def stop(bench):
+        raise KeyboardInterrupt
+
+    def impatient(report):
+        signal.raise_signal(signal.SIGINT)
+        return "stopped"
+
+    monkeypatch.setitem(run.PARTS, "scores", stop)
+    monkeypatch.setattr(page, "summary", impatient)
+    handler = signal.getsignal(signal.SIGINT)
+    assert main(["audit", "mine.py:make", "--data", "images.npz"]) == 130
+    assert (folder / "audit" / "page.html").is_file() and signal.getsignal(signal.SIGINT) is handler
 
 
 def test_all_images_of_a_file_are_taken_and_shuffled(folder):

@@ -2,6 +2,9 @@
 
 import errno
 import json
+import re
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -126,6 +129,8 @@ def test_a_difference_of_sets_has_two_signed_parts():
 def test_an_unknown_claim_names_the_close_ones():
     with pytest.raises(ValueError, match=r"'002a\.hmc\.sin' is not in claims\.csv; close to it: .*002a\.hmc\.sim"):
         claims.find("002a.hmc.sin")
+    with pytest.raises(ValueError, match=r"^claim 'nope' is not in claims\.csv; docs/claims\.md lists them all$"):
+        claims.find("nope")
 
 
 # --- the rule
@@ -291,6 +296,8 @@ def test_a_damaged_file_is_named_and_skipped():
         claims.read(run.folder)
     with pytest.warns(UserWarning, match=r"evidence\.npz is damaged .*skipped"):
         assert claims.found() == []
+    command = subprocess.run([sys.executable, "-m", "vaenb", "claims"], capture_output=True, text=True, check=True)
+    assert re.search(r"^vaenb: .*evidence\.npz is damaged .*; it is skipped$", command.stderr.strip())
 
 
 def test_an_altered_array_is_noticed():

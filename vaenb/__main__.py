@@ -7,9 +7,11 @@ import argparse
 import json
 import os
 import re
+import signal
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from vaenb.runs import RunFailed
@@ -23,6 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")  # a terminal may know no β
     options = _parser().parse_args(_shielded(sys.argv[1:] if arguments is None else arguments))
+    before, warnings.formatwarning = warnings.formatwarning, _plain_warning
     try:
         status = options.call(options)
         sys.stdout.flush()
@@ -39,6 +42,13 @@ def main(arguments: list[str] | None = None) -> int:
         kept = "; what is finished is kept, and the same command goes on from there" if goes_on else ""
         print(f"vaenb: interrupted{kept}", file=sys.stderr)
         return 130
+    finally:
+        warnings.formatwarning = before
+
+
+def _plain_warning(message: Warning | str, *_: object) -> str:
+    """Say what is wrong as errors do, without a line of our code."""
+    return f"vaenb: {message}\n"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -258,11 +268,22 @@ def _audit(options: argparse.Namespace) -> int:
     except RuntimeError as reason:  # torch's, of whatever the model does, and a damaged checkpoint's
         print(f"vaenb: can't audit {options.model}: {type(reason).__name__}: {reason}", file=sys.stderr)
         return 2
-    print(page.summary(report), flush=True)
-    print(f"\npage  {page.write(report, folder, title=title)}")
+    with _undisturbed():
+        print(page.summary(report), flush=True)
+        print(f"\npage  {page.write(report, folder, title=title)}")
     if report.stopped:
         return 130 if report.stopped == "by Ctrl-C" else 2
     return 0
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Pass over Ctrl-C while what took long is written: whoever stopped it by two of them would lose it."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _told(errors: dict) -> int:

@@ -118,8 +118,9 @@ def load() -> dict[str, Claim]:
 def find(claim_id: str) -> Claim:
     """Give the claim of an id. Raises ValueError, naming the ids that are close."""
     if claim_id not in load():
-        close = difflib.get_close_matches(str(claim_id), load(), cutoff=0.5) or load()
-        raise ValueError(f"claim {claim_id!r} is not in claims.csv; close to it: {', '.join(close)}")
+        close = difflib.get_close_matches(str(claim_id), load(), cutoff=0.5)
+        remedy = f"close to it: {', '.join(close)}" if close else "docs/claims.md lists them all"
+        raise ValueError(f"claim {claim_id!r} is not in claims.csv; {remedy}")
     return load()[claim_id]
 
 
