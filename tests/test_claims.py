@@ -822,6 +822,18 @@ def test_contradictions_surprise_most():
     assert sentences[0].startswith("**HMC brings reconstructions back** (002a): not so here. MS-SSIM to the clean")
 
 
+def test_of_mixed_claims_those_with_clear_halves_come_first():
+    def mixed(name, claimed, other):
+        cells = {"here": interval(*claimed), "there": interval(*other)}
+        sides = {"claimed": ("here",), "other": ("there",), "why": "both"}
+        return replace(ledger([])[0], claim=claims.find(name), verdict=rule.MIXED, cells=cells, **sides)
+
+    faint = mixed("001.rank.fades", (0.1, 0.9), (-0.3, -0.1))
+    clear = mixed("004.cifar-svhn", (0.5, 0.6), (-0.6, -0.5))
+    first, second = tables.surprises([faint, clear])
+    assert first.startswith("**A VAE on CIFAR-10") and second.startswith("**Differences between regularisers")
+
+
 def test_a_sentence_that_is_read_otherwise_than_written_says_so():
     (line,) = [row for row in tables.documents(ledger([]), root="..").splitlines() if "003.target-likelihood" in row]
     assert "greater than 0. Read literally the sentence says the opposite" in line

@@ -1,5 +1,6 @@
 """The ledger in words: a table of the documents' claims, one of our questions, the counts, and what surprises most."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 
@@ -149,10 +150,10 @@ def surprises(findings: Sequence[Finding]) -> list[str]:
         if finding.claim.role == "claim" and verdicts[finding.claim.id, finding.claim.document] in _SURPRISE:
             judged.setdefault(finding.claim.id, []).append(finding)
 
-    def rank(measures: list[Finding]) -> tuple[int, bool]:
+    def rank(measures: list[Finding]) -> tuple[int, bool, float]:
         claim = measures[0].claim
-        as_large = all(finding.size in ("", "as large") for finding in measures)
-        return _SURPRISE.index(verdicts[claim.id, claim.document]), as_large
+        as_large = all(finding.size in ("", "as large", "not comparable") for finding in measures)
+        return _SURPRISE.index(verdicts[claim.id, claim.document]), as_large, -max(map(_contrast, measures))
 
     sentences = []
     for measures in sorted(judged.values(), key=rank)[:5]:
@@ -161,6 +162,19 @@ def surprises(findings: Sequence[Finding]) -> list[str]:
         statement = f"**{_capital(claim.statement)}** ({claim.document})"
         sentences.append(f"{statement}: {_SAYS[verdict]}. {_capital(_evidence(measures, verdict))}.{_caution(claim)}")
     return sentences
+
+
+def _contrast(finding: Finding) -> float:
+    """How clear both halves of a mixed verdict are: the lengths of their own intervals that cells lie off the bound."""
+    sides = []
+    for names in (finding.claimed, finding.other):
+        clearest = 0.0
+        for cell in (finding.cells[name] for name in names):
+            length = cell.high - cell.low
+            off = abs(cell.effect - finding.claim.bound)
+            clearest = max(clearest, off / length if length else math.inf)
+        sides.append(clearest)
+    return min(sides)
 
 
 def _caution(claim: Claim) -> str:
