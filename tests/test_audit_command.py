@@ -144,6 +144,7 @@ def test_a_model_of_the_zoo_gets_images_of_its_size(folder, capsys):
     assert main(["audit", "zoo:mnist/kld", "--data", "mnist_small", "--reference", "MNIST", "-o", "out"]) == 0
     stored = json.loads((folder / "out" / "report.json").read_text())
     assert stored["settings"]["shape"] == [1, 32, 32] and stored["settings"]["asked"]["model"] == "zoo:mnist/kld"
+    assert stored["settings"]["asked"]["seed"] == 0
 
 
 def test_a_failure_midway_leaves_a_page(folder, monkeypatch, capsys):

@@ -303,7 +303,7 @@ P, Y = torch.full((4, 2), 0.5), torch.tensor([0, 1, 0, 1])
         (P * torch.nan, Y, "probabilities: NaN"),
         (P[:, 0], Y, r"probabilities: probabilities \(N, K\) expected, got shape"),
         (P, Y[:3], "labels: one for each of the 4 rows"),
-        (P, Y + 1, "labels: 0 to 1 expected, got 2"),
+        (P, Y + 1, "labels: 0 to 1 expected, one of 2 classes, got 2"),
     ],
 )
 def test_bad_probabilities_and_labels_are_refused(function, probabilities, labels, says):

@@ -231,6 +231,11 @@ def test_whole_numbers_take_a_byte_each():
     assert compact(np.array([0.0, 128.0])).dtype == np.float32
 
 
+def test_what_rounding_makes_infinite_is_refused():
+    with pytest.raises(ValueError, match="array must be finite, got 1 NaN or infinite of 2"):
+        compact(np.array([1.5, 3.4028e38]))
+
+
 def test_an_array_that_two_cells_share_is_stored_once():
     run = begin()
     before, after = noise(0.6), noise(0.7, seed=1)
@@ -735,6 +740,9 @@ def test_an_unfinished_run_does_not_count():
 def test_folders_that_are_not_there_are_named(tmp_path):
     with pytest.raises(ValueError, match="folders must be existing folders, got .*nowhere"):
         claims.found([tmp_path / "nowhere"])
+    command = [sys.executable, "-m", "vaenb", "verify", SIM, "-o", str(tmp_path / "nowhere")]
+    told = subprocess.run(command, capture_output=True, text=True).stderr
+    assert re.fullmatch(r"vaenb: -o: an existing folder expected, got .*nowhere\n", told)
 
 
 # --- in words

@@ -128,7 +128,7 @@ def test_it_learns_the_digits_and_comes_back_from_the_store(tmp_path):
     ("labels", "says"),
     [
         ([0, 1, -1], "labels: ≥ 0 expected, got -1; −1 stands for no label"),
-        ([0, 1, 3], "labels: 0 to 2 expected, got 3; build the classifier with more"),
+        ([0, 1, 3], "labels: 0 to 2 expected, one of 3 classes, got 3"),
         ([0, 1], r"labels: one for each of the 3 rows, \(3,\), expected"),
     ],
 )

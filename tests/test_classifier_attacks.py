@@ -180,7 +180,7 @@ def test_random_targets_are_other_labels_all_equally_likely():
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
-        ({"labels": torch.full((6,), 4)}, "labels: 0 to 3 expected, got 4"),
+        ({"labels": torch.full((6,), 4)}, "labels: 0 to 3 expected, one of 4 classes, got 4"),
         ({"labels": torch.full((6,), -1)}, "labels: ≥ 0 expected"),
         ({"labels": torch.zeros(5, dtype=torch.long)}, "labels: one for each of the 6 rows"),
         ({"labels": torch.zeros(6)}, "labels: a tensor of integers"),

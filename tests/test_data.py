@@ -86,9 +86,13 @@ def test_limit_draws_without_replacement_by_seed(limit, seed):
     again = load("digits", split="test", limit=limit, seed=seed)
     assert len(part) == limit and torch.equal(part.images, again.images)
     whole = load("digits", split="test", limit=10_000)
-    assert len(whole) == 360
+    assert len(whole) == 360 and whole.digest == load("digits", split="test").digest
     seen = {(i.numpy().tobytes(), label.item()) for i, label in zip(whole.images, whole.labels, strict=True)}
     assert {(i.numpy().tobytes(), label.item()) for i, label in zip(part.images, part.labels, strict=True)} <= seen
+
+
+def test_a_limit_that_leaves_all_changes_nothing():
+    assert load("little_sprites", split="test", limit=5000).digest == load("little_sprites", split="test").digest
 
 
 def test_small_differences_of_size_are_padded_and_large_ones_resized(folder):

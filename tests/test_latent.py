@@ -173,6 +173,7 @@ def test_a_decoder_without_a_gradient_is_named(decode):
     [
         (latent.attack, {"target": "grey"}, "target: black, white, noise, inverted or a tensor"),
         (latent.attack, {"target": torch.zeros(3, 4, 4)}, r"target: an image of shape \(1, 4, 4\)"),
+        (latent.attack, {"target": torch.zeros(4, 4)}, r"target: .*\(4, 4\)"),
         (latent.attack, {"target": torch.full((1, 4, 4), 255.0)}, "target: pixels in .* divide by 255"),
         (latent.attack, {"z": torch.zeros(3)}, "z: flat latents"),
         (latent.attack, {"model": vae(**SMALL)}, r"call model\.eval\(\)"),

@@ -40,6 +40,8 @@ def tiny(tmp_path, monkeypatch):
         monkeypatch.setattr(module, "RECIPES", recipes.RECIPES)
     monkeypatch.setattr(shelf, "WEIGHTS", tmp_path / "weights")
     monkeypatch.setattr("vaenb.files.project_folder", lambda: tmp_path)
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "plan.json").write_text("[]")
     monkeypatch.setenv("VAENB_CACHE", str(tmp_path / "store"))
     return tmp_path
 
@@ -246,6 +248,19 @@ def test_every_model_that_can_be_a_reference_is_audited(capsys):
     for name, why in {"sprites/vae-beta1": "little_sprites", "mnist/cnn": "classifier"}.items():
         assert main(["zoo", "audit", name]) == 1
         assert why in capsys.readouterr().err
+
+
+def test_no_audit_begins_where_a_later_name_is_wrong(monkeypatch, capsys):
+    monkeypatch.setattr(reference, "make", lambda name: pytest.fail(f"{name} was audited"))
+    for wrong in ("mnist/cnn", "mnist/kdl", "sprites/vae-beta1"):
+        assert main(["zoo", "audit", "mnist/kld", wrong]) == 1
+        assert wrong in capsys.readouterr().err
+
+
+def test_a_page_is_written_in_a_checkout_only(tiny):
+    (tiny / "figures" / "plan.json").unlink()
+    building.write_page()
+    assert not (tiny / "docs").exists()
 
 
 def test_the_zoo_is_small():

@@ -177,6 +177,8 @@ def _verify(options: argparse.Namespace) -> int:
     from vaenb import claims, files
 
     figures = files.project_folder() / "figures"
+    if options.folder and not options.folder.is_dir():
+        raise ValueError(f"-o: an existing folder expected, got {options.folder}")
     runs = claims.found([options.folder or figures])
     if options.folder and not runs:
         raise ValueError(f"-o: a folder with finished runs expected, {options.folder} holds no evidence.npz")
@@ -203,7 +205,7 @@ def _publish(options: argparse.Namespace) -> int:
 
 
 def _zoo(options: argparse.Namespace) -> int:
-    from vaenb import files, zoo
+    from vaenb import zoo
     from vaenb.data import DatasetUnavailable
     from vaenb.zoo import building
 
@@ -224,18 +226,19 @@ def _zoo(options: argparse.Namespace) -> int:
             status = 1
             continue
         print(f"built  {name}  {about['quality']}", flush=True)
-        files.write(files.project_folder() / "docs" / "zoo.md", building.page())
+        building.write_page()
     return status
 
 
 def _zoo_audit(options: argparse.Namespace) -> int:
-    from vaenb import files
     from vaenb.audit import reference
     from vaenb.audit.report import AuditFailed
     from vaenb.tensorfile import DamagedCheckpoint
     from vaenb.zoo import building
 
     status = 0
+    for name in options.names:
+        reference.check_auditable(name)  # what can't be audited is refused now, and not hours later
     for name in options.names or reference.missing():
         try:
             reference.make(name)
@@ -244,7 +247,7 @@ def _zoo_audit(options: argparse.Namespace) -> int:
             status = 1
             continue
         print(f"audited {name}", flush=True)
-        files.write(files.project_folder() / "docs" / "zoo.md", building.page())
+        building.write_page()
     return status
 
 

@@ -221,7 +221,7 @@ def check_labels(labels: Tensor, count: int, classes: int | None = None) -> None
     if low < 0:
         raise ValueError(f"labels: ≥ 0 expected, got {low}; −1 stands for no label, and nothing is learnt from it")
     if classes is not None and high >= classes:
-        raise ValueError(f"labels: 0 to {classes - 1} expected, got {high}; build the classifier with more classes")
+        raise ValueError(f"labels: 0 to {classes - 1} expected, one of {classes} classes, got {high}")
 
 
 def check_classifier(classifier) -> None:
@@ -299,7 +299,7 @@ def check_choice(name: str, value, choices: Iterable[str]) -> None:
         raise ValueError(f"{name}: one of {', '.join(choices)} expected, got {value!r}")
 
 
-def check_vector(x, name: str, count: int | None = None) -> Tensor:
+def check_vector(x, name: str, count: int | None = None, what: str = "one number for each image") -> Tensor:
     """Refuse what is not a tensor of finite numbers (N,), N ≥ 1 or as many as `count`; give it in doubles on the CPU.
 
     Raises TypeError or ValueError.
@@ -307,7 +307,7 @@ def check_vector(x, name: str, count: int | None = None) -> Tensor:
     if not isinstance(x, Tensor):
         raise TypeError(f"{name}: a torch tensor (N,) expected, got {type(x).__name__}")
     if x.ndim != 1 or len(x) == 0 or count not in (None, len(x)):
-        raise ValueError(f"{name}: one number for each image, ({count or 'N'},), expected, got shape {tuple(x.shape)}")
+        raise ValueError(f"{name}: {what}, ({count or 'N'},), expected, got shape {tuple(x.shape)}")
     if not x.isfinite().all():
         raise ValueError(f"{name}: NaN or infinite values at {(~x.isfinite()).nonzero().flatten().tolist()[:5]}")
     return x.detach().double().cpu()

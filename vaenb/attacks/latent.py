@@ -180,7 +180,7 @@ def loss(
 def target_images(target: str | Tensor, images: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
     """Make the target of each image (N, C, H, W): black, white, noise, inverted, or the given image(s)."""
     if not isinstance(target, str):
-        check_images(target[None] if isinstance(target, Tensor) and target.ndim != 4 else target, "target")
+        check_images(target[None] if isinstance(target, Tensor) and target.ndim == 3 else target, "target")
         if target.shape not in (images.shape, images.shape[1:]):
             expected = f"{tuple(images.shape[1:])} or {tuple(images.shape)}"
             raise ValueError(f"target: an image of shape {expected} expected, got {tuple(target.shape)}")

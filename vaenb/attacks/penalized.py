@@ -61,7 +61,7 @@ def attack(
         raise ValueError("target: black, white, noise, inverted or images expected, got None")
     if divergence == "classifier":
         raise ValueError("divergence: the classifier's is not one of a penalised attack; see `encoder.attack`")
-    check_vector(penalties, "penalties")
+    check_vector(penalties, "penalties", what="weights")
     if (penalties < 0).any():
         raise ValueError(f"penalties: weights ≥ 0 expected, got {penalties.tolist()}")
     delta = encoder.loss(model, x, target=target, divergence=divergence, generator=generator, chunk=chunk)

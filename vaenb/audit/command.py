@@ -56,7 +56,8 @@ def _asked(options: Namespace) -> dict[str, Any]:
     """What was typed, for report.json."""
     asked = {}
     for name, value in vars(options).items():
-        if name not in ("command", "call", "folder") and value not in (None, False, []):
+        given = not (value is None or value is False or value == [])  # a seed of 0 is
+        if given and name not in ("command", "call", "folder"):
             asked[name] = value
     return asked
 

@@ -8,7 +8,6 @@ from vaenb.audit import loading
 from vaenb.audit.budget import BUDGETS
 from vaenb.audit.report import Report
 from vaenb.audit.run import audit
-from vaenb.models.classifier import Classifier
 from vaenb.stats import Estimate
 
 SMALL = {"mnist": "mnist_small", "fashion_mnist": "fashion_small"}  # test images that ship with the package
@@ -119,13 +118,20 @@ def missing() -> list[str]:
     return found
 
 
-def of_zoo(name: str, *, progress: bool = True) -> Report:
-    """Audit one of the zoo's models as its reference is made. Raises ValueError for a classifier, or other data."""
-    model, of = zoo.load(name), zoo.card(name)["recipe"]["data"]
-    if isinstance(model, Classifier):
-        raise ValueError(f"name: an autoencoder of the zoo expected, got the classifier {name}")
+def check_auditable(name: str) -> None:
+    """Refuse what is no autoencoder of the zoo, or one of other data than the references'. Raises ValueError."""
+    about = zoo.card(name)
+    if "SSIM" not in about["quality"]:
+        raise ValueError(f"name: an autoencoder of the zoo expected, got {name}, a {about['recipe']['builder']}")
+    of = about["recipe"]["data"]
     if of not in SMALL:
         raise ValueError(f"name: a model of {' or '.join(SMALL)} expected, got {name}, trained on {of}")
+
+
+def of_zoo(name: str, *, progress: bool = True) -> Report:
+    """Audit one of the zoo's models as its reference is made. Raises ValueError, see `check_auditable`."""
+    check_auditable(name)
+    model, of = zoo.load(name), zoo.card(name)["recipe"]["data"]
     limit = BUDGETS["standard"].images
     images = loading.images(SMALL[of], size=REFERENCE_SIZE, limit=limit)
     x = images.float()

@@ -303,10 +303,10 @@ def compact(array: np.ndarray | torch.Tensor, name: str = "array") -> np.ndarray
     if (values == np.round(values)).all() and (np.abs(values) <= 127).all():
         return values.astype(np.int8)
     with np.errstate(over="ignore"):
-        short = values.astype(np.float32)
-    numbers(name, short)  # 1e39 has become infinite
-    bits = short.view(np.uint32)
-    return ((bits + 0x80) & 0xFFFFFF00).astype(np.uint32).view(np.float32)  # rounded to the nearest
+        bits = values.astype(np.float32).view(np.uint32)
+    rounded = ((bits + 0x80) & 0xFFFFFF00).astype(np.uint32).view(np.float32)  # to the nearest
+    numbers(name, rounded)  # 1e39 has become infinite
+    return rounded
 
 
 def _check_shapes(cell: str, arrays: dict[str, np.ndarray], runs: int) -> None:

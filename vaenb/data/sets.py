@@ -59,8 +59,8 @@ def load(
         images = _from_path(path, split, size, limit, seed)
     else:
         images = _named(str(name), split, folder, download)
-        if limit is not None and limit < len(images):
-            images = images.take(_drawn(len(images), limit, seed))
+        if limit is not None:
+            images = images.take(_limited_index(torch.arange(len(images)), limit, seed))
     return _sized(images, size)
 
 
@@ -143,8 +143,7 @@ def _sprites(name: str, split: str, limit: int | None, seed: int) -> ImageSet:
     order = world[torch.randperm(len(world), generator=seeded(0))]
     cut = 20_000 if name == "sprites" else len(order) - 5_000
     index = order[:cut] if split == "train" else order[cut : cut + 5_000]
-    if limit is not None:
-        index = index[_drawn(len(index), limit, seed)]
+    index = _limited_index(index, limit, seed)
     images = sprites.render_sprites(index)
     factors = sprites.sprite_factors(index)
     return ImageSet(images, factors[:, 0].long(), name, split, factors, sprites.FACTORS)
@@ -190,7 +189,7 @@ def _part(count: int, split: str | None, path: Path) -> Tensor:
         return torch.arange(count)
     if count < 2:
         raise ValueError(f"{path}: at least two images expected, to train and to test on, got {count}")
-    order = _drawn(count, count, seed=0)
+    order = torch.randperm(count, generator=seeded(0))
     cut = max(1, count // 10)
     return order[cut:] if split == "train" else order[:cut]
 
@@ -198,12 +197,8 @@ def _part(count: int, split: str | None, path: Path) -> Tensor:
 def _limited_index(index: Tensor, limit: int | None, seed: int) -> Tensor:
     if limit is None or limit >= len(index):
         return index
-    return index[_drawn(len(index), limit, seed)]
-
-
-def _drawn(count: int, limit: int, seed: int) -> Tensor:
-    """Draw `limit` of `count` indices without replacement."""
-    return torch.randperm(count, generator=seeded(seed))[:limit]
+    drawn = torch.randperm(len(index), generator=seeded(seed))[:limit]  # without replacement
+    return index[drawn]
 
 
 def _sized(images: ImageSet, size: int | None) -> ImageSet:

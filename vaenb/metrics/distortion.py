@@ -95,7 +95,7 @@ def measure_distortion(
     `decode` maps `chunk` rows of either to images at a time.
     """
     check_counts(chunk=chunk)
-    with evaluating("decode"):
+    with evaluating("model"):
         before = in_blocks(decode, clean, size=chunk)
     measured: dict[str, list[Tensor]] = {name: [] for name in metrics}
     for rows in torch.arange(len(adversarial), device=clean.device).split(int(chunk)):

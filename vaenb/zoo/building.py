@@ -109,6 +109,13 @@ def page() -> str:
     return page.substitute(table=shelf.table(), size=f"{total / 1e6:.1f}", folder=_shown(shelf.WEIGHTS))
 
 
+def write_page() -> None:
+    """Write docs/zoo.md, in a checkout of this project only: elsewhere a file of that name is somebody's own."""
+    root = files.project_folder()
+    if (root / "figures" / "plan.json").is_file():
+        files.write(root / "docs" / "zoo.md", page())
+
+
 def _shown(folder: Path) -> str:
     root = files.project_folder()
     return str(folder.relative_to(root)) if folder.is_relative_to(root) else str(folder)
