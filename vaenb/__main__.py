@@ -46,7 +46,9 @@ def main(arguments: list[str] | None = None) -> int:
         warnings.formatwarning = before
 
 
-def _plain_warning(message: Warning | str, *_: object) -> str:
+def _plain_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
     """Say what is wrong as errors do, without a line of our code."""
     return f"vaenb: {message}\n"
 
@@ -318,7 +320,9 @@ def _value(text: str, annotation: str | None):
         return text
     if annotation == "bool" and text in ("True", "False"):
         return text == "True"
-    readers = (json.loads, int, float) if text.strip()[:1] in ("-", "+", ".") or text.endswith(".") else (json.loads,)
+    readers: list[Callable] = [json.loads]
+    if text.strip()[:1] in ("-", "+", ".") or text.endswith("."):  # -.5 and 5. are no JSON
+        readers += [int, float]
     for read in readers:
         with suppress(ValueError, RecursionError):
             return read(text)

@@ -65,7 +65,9 @@ class Experiment:
         digests = {train.name: train.digest}
         for argument, images in others.items():
             name = images.name if images.split == "train" else f"{images.name} ({images.split})"
-            digests[f"{name} [{argument}]" if name in digests else name] = images.digest
+            if name in digests:
+                name += f" [{argument}]"
+            digests[name] = images.digest
         self.run = claims.start_run(notebook, parameters, data=digests, seeds=self.seeds, folder=folder or None)
 
     @property

@@ -19,6 +19,7 @@ DRAWS = 16  # from each posterior, for ELBO and scores
 GRADIENTS = 301  # of an image's HMC chain, as `repair` has it by default
 REGRET_STEPS = 50
 QUERIES = 1000
+_KNOWING = 2000  # gradients of the attacker who knows of HMC: 10 steps through 4 chains of 25, each twice
 MORE_STEPS, MORE_RESTARTS = 4, 5  # times the standard ones, of the stronger PGD
 
 
@@ -126,7 +127,9 @@ def expected(
     if budget.thorough:  # see `stronger`
         more = MORE_STEPS * MORE_RESTARTS * budget.steps * budget.restarts + 4 * budget.steps
         few = quarter(attacked)
-        through_decoder += few * (2 * more + (2000 + 3 * GRADIENTS) * densities)
+        through_decoder += 2 * few * more
+        if densities:
+            through_decoder += few * (_KNOWING + 3 * GRADIENTS)
         through_encoder += few * more
         free += 2 * few * QUERIES
     rows = through_decoder + through_encoder + free

@@ -224,7 +224,10 @@ def _scores(bench: Bench, x: Tensor) -> dict[str, Tensor | str]:
 
     error, norm, sigma = bench.by_parts(path, x).T
     told = tried(lambda: bench.by_parts(nats, x))
-    likelihood, divergence, negative_elbo = [told] * 3 if isinstance(told, str) else told.T
+    if isinstance(told, str):
+        likelihood = divergence = negative_elbo = told
+    else:
+        likelihood, divergence, negative_elbo = told.T
     return {
         "reconstruction error": error,
         "−log p(x|z)": likelihood,

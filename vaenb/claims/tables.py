@@ -70,19 +70,15 @@ def cells(findings: Sequence[Finding]) -> str:
         if finding.total == 1:
             continue
         for name, estimate in finding.cells.items():
-            lines.append([_named(finding, f"`{finding.claim.id}`"), name, str(estimate), _side(finding, name)])
+            lines.append([finding.named(f"`{finding.claim.id}`"), name, str(estimate), _side(finding, name)])
     return _table(lines) if len(lines) > 1 else ""
 
 
 def _side(finding: Finding, cell: str) -> str:
-    """On which side of the claim's bound a cell lies, where it is sure."""
+    """What a cell says on its own; nothing, where its claim has no verdict."""
     if finding.verdict in (rule.NOT_TESTABLE, rule.NOT_MEASURED, rule.NO_VERDICT):
         return finding.verdict
-    if cell in finding.claimed:
-        return "yes" if finding.claim.role == "question" else "as claimed"
-    if cell in finding.other:
-        return "no" if finding.claim.role == "question" else "the other side"
-    return "open"
+    return finding.side(cell)
 
 
 def within_chance(findings: Sequence[Finding]) -> str:
@@ -90,7 +86,7 @@ def within_chance(findings: Sequence[Finding]) -> str:
     lines = [["claim or question", "verdict", "the runs' mean", "a longer run", "half the margin", "runs differ by"]]
     for finding in findings:
         if finding.verdict in rule.DECIDED:
-            name = _named(finding, f"`{finding.claim.id}`")
+            name = finding.named(f"`{finding.claim.id}`")
             for gate in finding.gates:
                 if gate.within_chance:
                     told = [gate.numbers[key] for key in ("statistic", "longer statistic", "allowed", "runs differ by")]
@@ -102,7 +98,7 @@ def plain(findings: Sequence[Finding]) -> str:
     """Lay findings out for a terminal: by id, with padded columns."""
     lines = [["claim", "document", "here [95 %]", "verdict", "k of n"]]
     for finding in findings:
-        name = _named(finding, finding.claim.id)
+        name = finding.named(finding.claim.id)
         lines.append([name, _document(finding), *_found(finding)])
     return _table(lines, padded=True)
 
@@ -217,18 +213,13 @@ def _found(finding: Finding) -> list[str]:
 
 def _statement(finding: Finding, root: str) -> str:
     """The claim in words and its id; with `root`, where there is room, also its notebook and what the number is."""
-    text = _named(finding, finding.claim.statement)
+    text = finding.named(finding.claim.statement)
     if root and finding.notebooks:
         text = f"[{text}]({root}/{finding.notebooks[0]}.ipynb)"
     if not root:
         return f"{text} `{finding.claim.id}`"
     claim = finding.claim
     return f"{text} `{claim.id}`<br>{claim.statistic}: {claim.bounded}.{_caution(claim)}"
-
-
-def _named(finding: Finding, text: str) -> str:
-    """With the unit of measure, where the claim has several."""
-    return f"{text} ({finding.measure})" if len(finding.claim.measures) > 1 else text
 
 
 def _table(lines: list[list[str]], *, padded: bool = False) -> str:

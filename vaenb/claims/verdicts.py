@@ -61,6 +61,18 @@ class Finding:
             return rule.ANSWERS.get(self.verdict, self.verdict)
         return self.verdict
 
+    def named(self, text: str) -> str:
+        """The text with the unit of measure behind it, where the claim has several."""
+        return f"{text} ({self.measure})" if len(self.claim.measures) > 1 else text
+
+    def side(self, cell: str) -> str:
+        """On which side of the claim's bound a cell lies, where it is sure."""
+        if cell in self.claimed:
+            return "yes" if self.claim.role == "question" else "as claimed"
+        if cell in self.other:
+            return "no" if self.claim.role == "question" else "the other side"
+        return "open"
+
     def to_json(self) -> dict:
         """Give plain values, as figures/claims.json holds them."""
         return {
@@ -256,7 +268,8 @@ def _unjudged(
         if (cell.name, data) not in sources:
             missing.append(cell.name if data == cell.data else f"{cell.name} on {data}")
     if missing:
-        return rule.NOT_MEASURED, "" if len(missing) == len(needs) else f"missing: {'; '.join(missing)}"
+        why = f"missing: {'; '.join(missing)}" if len(missing) < len(needs) else ""
+        return rule.NOT_MEASURED, why
     obstacles = [gate.failure for gate in finding.gates if not gate.passed]
     obstacles += [undefined[cell.name] for cell in cells if cell.name in undefined]
     if obstacles:

@@ -35,7 +35,7 @@ def _steps(finding: Finding) -> list[str]:
     for gate in finding.gates:
         lines.append(f"  {gate}")
     for name, cell in finding.cells.items():
-        side = _side(name, finding)
+        side = finding.side(name)
         counts = [f"{cell.runs} training runs"] if cell.runs else []
         counts += [f"{cell.n} {finding.claim.cell(name).sampled}"] if cell.n else []
         lines.append(f"  {name}: {cell} ({', '.join(counts) or 'exact'}): {side}")
@@ -43,12 +43,6 @@ def _steps(finding: Finding) -> list[str]:
         df = f", {finding.pooled.df:.1f} degrees of freedom" if finding.pooled.df else ""
         lines.append(f"  pooled: {finding.pooled}{df}; {len(finding.claimed)} of {finding.total} cells as claimed")
     return lines
-
-
-def _side(name: str, finding: Finding) -> str:
-    if name in finding.claimed:
-        return "as claimed"
-    return "other side" if name in finding.other else "open"
 
 
 def _listed(published: Path | None) -> dict[tuple[str, str], dict]:

@@ -227,7 +227,8 @@ def _described(images: np.ndarray) -> str:
         described += f" from {low:.4g} to {high:.4g}"
     if low < 0 or not high <= 255:
         return described
-    return described + f"; {'multiply by 255 and ' if high <= 1 else ''}cast by .round().astype(np.uint8)"
+    scaling = "multiply by 255 and " if high <= 1 else ""
+    return f"{described}; {scaling}cast by .round().astype(np.uint8)"
 
 
 def write_npz(file: Path, arrays: dict[str, Any]) -> None:

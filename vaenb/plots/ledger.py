@@ -64,9 +64,7 @@ def margins(findings: Sequence[Finding], *, title: str = "") -> go.Figure:
     by_verdict: dict[str, dict[str, Estimate]] = {}
     for finding in findings:
         if finding.pooled:
-            name = finding.claim.id
-            if len(finding.claim.measures) > 1:
-                name += f" ({finding.measure})"
+            name = finding.named(finding.claim.id)
             names.append(name)
             by_verdict.setdefault(finding.verdict, {})[name] = _distance(finding)
     for verdict, (color, symbol) in _LOOKS.items():
@@ -153,7 +151,7 @@ def _claim_frame(finding: Finding) -> go.Frame:
     layout.xaxis.range = [min(reach) - room, max(reach) + room]
     layout.yaxis = {"tickvals": places, "ticktext": names, "tickfont": {"size": 11}}
     layout.yaxis.range = [len(found) - 0.4, -0.6]
-    name = claim.id if len(claim.measures) == 1 else f"{claim.id} ({finding.measure})"
+    name = finding.named(claim.id)
     return go.Frame(name=name, data=[go.Scatter(name=name, **drawn), lines], layout=layout)
 
 

@@ -62,8 +62,9 @@ def checked(notebook: Path, parameters: dict) -> dict:
             plain = files.plainly(value)
         except (TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"parameter {name!r}: a finite number, a text or a list expected ({error})") from error
-        _check_known(name, plain, _default(cell[name]))
-        typed[name] = _from_here(_typed(name, plain, cell[name]["inferred_type_name"]), _default(cell[name]))
+        default, annotation = _default(cell[name]), cell[name]["inferred_type_name"]
+        _check_known(name, plain, default)
+        typed[name] = _from_here(_typed(name, plain, annotation), default)
     return typed
 
 

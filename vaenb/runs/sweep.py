@@ -114,7 +114,10 @@ def execute(
         try:
             for future in as_completed(list(futures)):
                 job = futures[future]
-                yield job, _outcome(future) or (None if job.finished else _NOT_HERE)
+                error = _outcome(future)
+                if not error and not job.finished:
+                    error = _NOT_HERE
+                yield job, error
         finally:
             client.cancel(list(futures))
 
@@ -226,7 +229,11 @@ def write_table(
         error = errors.get(job, "")
         if not error and job not in found and job.finished:
             found[job] = _found(job)
-        status = "failed" if error else "finished" if job in found else "waiting"
+        status = "waiting"
+        if error:
+            status = "failed"
+        elif job in found:
+            status = "finished"
         about = {}
         for name, value in job.parameters.items():
             about[name] = value if isinstance(value, (int, float, str)) else json.dumps(value)

@@ -224,11 +224,11 @@ def _document_002b(data: str, builder: str, size: int, statistic: str, **further
 
 def _all_002b(data: str, size: int = 16) -> dict[str, Entry]:
     """A DDGM, the DAEs that replace its first step, whom they shield: classifier and VAE."""
-    mark = f"{data}/{{}}{size}" if size != 16 else f"{data}/{{}}"
+    suffix = "" if size == 16 else size
     steps = {"steps": 200, "schedule": "linear", "start": 1e-3}
-    found = {mark.format("ddgm"): _document_002b(data, "ddgm", size, "denoising", **steps)}
+    found = {f"{data}/ddgm{suffix}": _document_002b(data, "ddgm", size, "denoising", **steps)}
     for beta_1 in _FIRSTS_002B[size]:
-        name = mark.format("dae") + f"-{beta_1:g}"
+        name = f"{data}/dae{suffix}-{beta_1:g}"
         found[name] = _document_002b(data, "denoiser", size, "denoising", beta_1=beta_1)
     digits = {"image_shape": (1, size, size), "classes": 10}
     passes: Recipe = {"epochs": 6 if data == "mnist" else 10}
