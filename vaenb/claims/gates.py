@@ -110,9 +110,10 @@ def strong_attack(
 ) -> Gate | None:
     """Whether doubled steps and restarts move the mean of some primary cells by less than half the claim's margin.
 
-    All are arrays of the cells, of the same runs and images; some 20 images of one run will do. Where a draw or a chain
-    comes after the attack, `again` has the same attack and other random numbers: the mean may then move by the 95 % t
-    range of what these do to it, where that is more. None, and an undefined statistic, as in `converged`.
+    All are arrays of the cells, of the same images and, for the cost, of one run; of 20 images chance decides, so take
+    100. Where a draw or a chain comes after the attack, `again` has the same attack and other random numbers: the mean
+    may then move by the 95 % t range of what these do to it, where that is more. None, and an undefined statistic, as
+    in `converged`.
     """
     fixed = {cells[0].sampled: len(arrays[cells[0].arrays[0]][0]), "allowed": claim.margin / 2}
     both = _before_and_after("strong attack", "doubled", claim, cells, arrays, stronger, fixed)
