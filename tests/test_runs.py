@@ -19,7 +19,7 @@ import pytest
 from filelock import FileLock
 
 from tests import tiny
-from vaenb import claims, files, plots
+from vaenb import claims, files, plots, spent
 from vaenb.__main__ import main
 from vaenb.runs import RunFailed, kernel, publish
 from vaenb.runs import run as runs
@@ -42,12 +42,13 @@ def recorded(folder: Path) -> dict:
 
 def test_a_run_has_its_folder_with_notebook_evidence_and_settings(notebook):
     records = """
-from vaenb import claims
+from vaenb import claims, spent
 settings = claims.parameters(globals())
 data = {"fashion_mnist to mnist": "0" * 12}
 run = claims.start_run("tiny", settings, data=data, seeds=[seed], folder=folder)
 errors = {"noisy MSE": [[beta, beta]], "walk MSE": [[0, 0]]}  # one training run, two images
 run.record("002b.transition", "the walk, t = 20", errors)
+spent.read_back(90)  # after the last record
 print(f"{beta!r}")
 """
     tiny.write(notebook, records)
@@ -59,7 +60,8 @@ print(f"{beta!r}")
     assert recorded(folder)["effect"] == 4.0
     about = json.loads((folder / "run.json").read_text())
     assert about["settings"] == {"profile": "quick", "beta": 4.0, "seed": 0} and about["parameters"] == {"beta": 4.0}
-    assert about["seconds"] > 0
+    assert about["seconds"] > 0 and about["seconds_read_back"] == 90
+    assert not (folder / spent.FILE).exists() and spent.FILE not in about["files"]
 
 
 def test_an_unknown_parameter_is_refused_before_anything_runs(notebook):

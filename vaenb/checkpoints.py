@@ -10,6 +10,7 @@ import inspect
 import json
 import math
 import os
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -191,7 +192,7 @@ def _locked(path: Path) -> Iterator[None]:
         try:
             lock.acquire(timeout=1)
         except Timeout:
-            print(f"another process is training this model; waiting for {path.name}")
+            print(f"another process is training this model; waiting for {path.name}", file=sys.stderr)
             lock.acquire()
     except OSError:
         yield

@@ -168,7 +168,6 @@ class Run:
             listed.append(row | {"arrays": keys})
         about = {key: getattr(self, key) for key in _ABOUT}
         listing = {"format": _FORMAT, **about, "records": listed, "gates": list(map(asdict, gates))}
-        listing["seconds_read_back"] = spent.total()
         text = json.dumps(files.plainly(listing), indent=1)
         letters = np.frombuffer(text.encode(), dtype=np.uint8)
         held = io.BytesIO()
@@ -223,6 +222,7 @@ def start_run(
     run = Run(folder, notebook, profile, next(iter(data), ""), seeds, key, started)
     run._write([], [])  # first, so that an earlier run's evidence never stands by new settings
     files.write_json(folder / "run.json", {**about, **where, "started": started})
+    spent.keep_in(folder)
     return run
 
 

@@ -15,7 +15,7 @@ from jupyter_client.kernelspec import NoSuchKernel
 from nbformat import NotebookNode
 from traitlets.config import Config
 
-from vaenb import claims, files
+from vaenb import claims, files, spent
 from vaenb.runs import KernelDied, RunFailed, kernel
 from vaenb.runs.parameters import checked, contents, folder_name, known, literal, read_book
 
@@ -89,6 +89,7 @@ def _grow(notebook: Path, parameters: dict, folder: Path, environment: dict[str,
     _execute(notebook, part, parameters, kernel.manager(notebook.parent, environment), progress)
     seconds = round(time.monotonic() - begun, 1)
     _forget_folder(part, parameters)
+    read_back = _read_back(folder)
     made = {"run.json", notebook.name}
     for path in folder.rglob("*"):
         if path.is_file() and path != part:
@@ -96,12 +97,21 @@ def _grow(notebook: Path, parameters: dict, folder: Path, environment: dict[str,
     about: dict[str, Any] = {"notebook": notebook.stem}  # all that is known of one without `claims.start_run`
     with suppress(OSError, ValueError):
         about |= files.read_json(folder / "run.json", dict)
-    with suppress(OSError, ValueError):
-        about["seconds_read_back"] = files.read_json(folder / "evidence.json", dict).get("seconds_read_back")
     after = contents(notebook, parameters, about.get("data", ()), folder=data)  # what was fetched is among it
-    about |= {"parameters": parameters, "contents": after | before, "seconds": seconds, "files": sorted(made)}
+    about |= {"parameters": parameters, "contents": after | before, "files": sorted(made)}
+    about |= {"seconds": seconds, "seconds_read_back": read_back}
     files.write_json(folder / "run.json", about)
     part.replace(folder / notebook.name)
+
+
+def _read_back(folder: Path) -> float | None:
+    """The seconds behind what the kernel has read from the store, and None where it has not said."""
+    told = folder / spent.FILE
+    if not told.is_file():
+        return None
+    seconds = float(told.read_text(encoding="utf-8"))
+    told.unlink()
+    return seconds
 
 
 def _execute(notebook: Path, part: Path, parameters: dict, manager: type, progress: bool) -> None:
