@@ -8,7 +8,7 @@ from torch import nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
 from tests.oracles import seeded
-from vaenb.metrics.frechet import FID, frechet_distance, leading
+from vaenb.metrics.frechet import features_of, frechet_distance, leading
 from vaenb.models.classifier import cnn_classifier
 
 
@@ -98,7 +98,7 @@ def images(n=6, c=1, side=8):
 
 def test_features_are_a_networks_block_by_block():
     net = cnn_classifier(image_shape=(1, 8, 8), classes=3).eval()
-    x, found = images(300), FID(net.features).features(images(300))
+    x, found = images(300), features_of(net.features, images(300))
     torch.testing.assert_close(found, net.features(x).detach())
     assert not found.requires_grad
 
@@ -114,9 +114,9 @@ def test_features_are_a_networks_block_by_block():
 )
 def test_bad_networks_are_refused(features, error, says):
     with pytest.raises(error, match=says):
-        FID(features).features(images(4))
+        features_of(features, images(4))
 
 
 def test_images_are_checked():
     with pytest.raises(ValueError, match="^x: .*divide by 255"):
-        FID(lambda x: x.flatten(1)).features(images() * 255)
+        features_of(lambda x: x.flatten(1), images() * 255)

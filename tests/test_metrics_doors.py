@@ -81,7 +81,7 @@ METRICS = {
     "mahalanobis": (lambda f: detection.mahalanobis(f)(f), FEATURES),
     "vendi": (diversity.vendi, FEATURES),
     "frechet": (frechet.frechet_distance, FEATURES, FEATURES / 2),
-    "features": (lambda x: frechet.FID(leading_pixels).features(x), BRIGHT),
+    "features": (lambda x: frechet.features_of(leading_pixels, x), BRIGHT),
     "temperature": (lambda x: calibration.fit_temperature(x, LABELS).probabilities(x), LOGITS),
 }
 
@@ -198,7 +198,7 @@ MEASURES = {
     "second_order": lambda x: second_order(LINEAR, x, x, samples=four, chains=two, generator=seeded()).second,
     "path": lambda x: detection.likelihood_path(LINEAR, x),
     "consistency": lambda x: consistency(leading_pixels, LINEAR, x, samples=two, generator=seeded()).kl,
-    "features": lambda x: frechet.FID(leading_pixels).features(x),
+    "features": lambda x: frechet.features_of(leading_pixels, x),
     "curve": lambda x: distortion.measure_distortion(LINEAR.decode, Z, Z, {"MSE": images.mse}, chunk=four)["MSE"],
     "binned": lambda x: calibration.binned(x[:, 0, 0, 0], x[:, 0, 0, 0], bins=four).count,
 }

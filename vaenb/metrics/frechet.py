@@ -9,6 +9,7 @@ sizes.
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -49,33 +50,28 @@ def leading(features: Tensor, count: int) -> Tensor:
     return torch.linalg.svd(rows - rows.mean(0), full_matrices=False).Vh[:count].T
 
 
-class FID:
-    """The network of a Fréchet distance: its `features` of two sets of images are for `frechet_distance`.
+@no_autocast
+@torch.no_grad()
+def features_of(network: Features, x: Tensor) -> Tensor:
+    """Features (N, F) of images x (N, C, H, W) in [0, 1], for `frechet_distance`.
 
-    `features` maps images (N, C, H, W) in [0, 1] to (N, F), such as a trained classifier's `.features`; say beside the
-    number which network it is.
+    `network` maps some of the images to their features, such as a trained classifier's `.features`; say beside the
+    number which network it is. Raises TypeError, or ValueError for images and features of another kind.
     """
+    if not callable(network):
+        raise TypeError(f"network: a callable expected, got {network!r}")
+    check_images(x)
+    with evaluating("network"):
+        return in_blocks(partial(_rows, network), x, size=_BLOCK)
 
-    def __init__(self, features: Features) -> None:
-        if not callable(features):
-            raise TypeError(f"features: a callable expected, got {features!r}")
-        self.network = features
 
-    @no_autocast
-    @torch.no_grad()
-    def features(self, x: Tensor) -> Tensor:
-        """Features (N, F) of images x."""
-        check_images(x)
-        with evaluating("features"):
-            return in_blocks(self._rows, x, size=_BLOCK)
-
-    def _rows(self, x: Tensor) -> Tensor:
-        values = self.network(x)
-        if not isinstance(values, Tensor) or values.ndim != 2 or len(values) != len(x):
-            got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
-            n = len(x)
-            raise ValueError(f"features: the network has to map {n} images to ({n}, F), got {got}; flatten(1) it")
-        return widened(values)
+def _rows(network: Features, x: Tensor) -> Tensor:
+    values = network(x)
+    if not isinstance(values, Tensor) or values.ndim != 2 or len(values) != len(x):
+        got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+        n = len(x)
+        raise ValueError(f"network: it has to map {n} images to ({n}, F), got {got}; flatten(1) it")
+    return widened(values)
 
 
 def _root(x: Tensor) -> Tensor:
