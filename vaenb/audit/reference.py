@@ -128,7 +128,7 @@ def check_auditable(name: str) -> None:
         raise ValueError(f"name: a model of {' or '.join(SMALL)} expected, got {name}, trained on {of}")
 
 
-def of_zoo(name: str, *, progress: bool = True) -> Report:
+def of_zoo(name: str) -> Report:
     """Audit one of the zoo's models as its reference is made. Raises ValueError, see `check_auditable`."""
     check_auditable(name)
     model, of = zoo.load(name), zoo.card(name)["recipe"]["data"]
@@ -138,7 +138,7 @@ def of_zoo(name: str, *, progress: bool = True) -> Report:
     outside = {}
     for other in (OTHERS[of], "sprites"):
         outside[other] = loading.like(x, other, limit)
-    report = audit(model, x, outside=outside, labels=images.labels, data=of, progress=progress)
+    report = audit(model, x, outside=outside, labels=images.labels, data=of)
     report.settings["zoo"] = name
     return report
 
